@@ -1,0 +1,23 @@
+"""What holds for every test: a thread left alive at its end fails it."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+# Daemon threads the design allows to outlive a test, by name (docs/cancellation.md says why each exists).
+ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver")
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_alive() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if thread not in before and not thread.name.startswith(ALLOWED_THREADS)
+    ]
+    for thread in left:  # a thread that is on its way out is given the time to leave; one that stays is a leak
+        thread.join(timeout=5)
+    assert [] == [thread.name for thread in left if thread.is_alive()]
