@@ -1,0 +1,180 @@
+"""What a wire protocol must be able to do for us.
+
+The core calls it, so the core owns the protocol; `aiwrapper/dialects` fulfils it, one file each.
+`encode` is total and pure: every settled conversation becomes a request which the dialect's own
+`violations` finds nothing in (law L5), whoever produced the conversation. What is sent is never stored.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from attrs import field, frozen
+
+from aiwrapper._core.conversation import Conversation
+from aiwrapper._core.messages import Producer, Usage
+from aiwrapper._core.sse import ServerSentEvent
+
+JsonObject: TypeAlias = dict[str, Any]  # Any: JSON from or for somebody else, read only through checks
+
+
+@frozen
+class ToolSpec:
+    """A tool as a model sees it. `parameters` is JSON text of a JSON Schema with `type: object` on top."""
+
+    name: str
+    description: str = field(kw_only=True)
+    parameters: str = field(kw_only=True)
+
+
+@frozen(kw_only=True)
+class Options:
+    """How to ask, besides the conversation.
+
+    Args:
+        producer: dialect, host and model; opaque payloads of any other producer stay at home (C8).
+        instructions: the system prompt; empty for none.
+        tools: the tools offered.
+        max_output_tokens: None leaves it to the dialect's default.
+        temperature: None leaves it to the provider.
+        thinking_tokens: a budget for reasoning where the dialect takes one; None for off.
+        extra: further fields of the request, JSON text of an object, for hosts that know more.
+    """
+
+    producer: Producer
+    instructions: str = ""
+    tools: tuple[ToolSpec, ...] = ()
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    thinking_tokens: int | None = None
+    extra: str = "{}"
+
+
+@frozen
+class Violation:
+    """A broken rule.
+
+    Args:
+        rule: its id, such as `C1` or `OC4`; docs/conversations.md lists them.
+        where: a path into the conversation or request, such as `messages[3].content[0]`.
+        message: what is wrong; for a wire rule, in the provider's own words.
+    """
+
+    rule: str
+    where: str
+    message: str
+
+
+@frozen
+class TextPiece:
+    """More text."""
+
+    text: str
+
+
+@frozen
+class ReasoningPiece:
+    """More reasoning, as shown."""
+
+    text: str
+
+
+@frozen
+class ReasoningEnd:
+    """The reasoning block is whole; `payload` is JSON text to be kept byte for byte, if the provider gave one."""
+
+    payload: str | None = None
+
+
+@frozen
+class CallStart:
+    """A call begins; `key` is whatever the dialect tells its calls apart by."""
+
+    key: int
+    name: str = field(kw_only=True)
+    provider_id: str | None = field(default=None, kw_only=True)
+
+
+@frozen
+class CallArguments:
+    """More of a call's arguments."""
+
+    key: int
+    text: str
+
+
+@frozen
+class CallEnd:
+    """The provider has finished a call (never: the next one has begun)."""
+
+    key: int
+    payload: str | None = field(default=None, kw_only=True)
+
+
+@frozen
+class UsageUpdate:
+    """Token counts so far."""
+
+    usage: Usage
+
+
+@frozen
+class TurnEnd:
+    """The provider says that the turn is over, in its own word."""
+
+    finish_reason: str
+
+
+Delta: TypeAlias = (
+    TextPiece | ReasoningPiece | ReasoningEnd | CallStart | CallArguments | CallEnd | UsageUpdate | TurnEnd
+)
+
+
+class TurnDecoder(Protocol):
+    """One model turn, from server-sent events to deltas."""
+
+    def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
+        """The deltas of one event.
+
+        Raises:
+            ModelCallError: an error event (`provider`), or data that the dialect does not know (`protocol`).
+        """
+
+    def end(self) -> Iterable[Delta]:
+        """The body has ended: what was still held back, if the turn is whole.
+
+        Raises:
+            ModelCallError: the turn is not whole; kind `network`.
+        """
+
+
+class Dialect(Protocol):
+    """A wire protocol: what is sent, what may be sent, what comes back."""
+
+    @property
+    def name(self) -> str:
+        """Such as `openai_chat`."""
+
+    def path(self, options: Options, /) -> str:
+        """The path below the base URL that a request is posted to."""
+
+    def headers(self, api_key: str | None, /) -> dict[str, str]:
+        """The headers, with the key where the dialect wants it."""
+
+    def encode(self, conversation: Conversation, options: Options, /) -> JsonObject:
+        """The body of the request that asks for the next turn; streaming is always on."""
+
+    def violations(self, body: JsonObject, /) -> list[Violation]:
+        """Every wire rule that a request's body breaks, as the provider would judge it; [] if none."""
+
+    def decode(self, messages: Sequence[JsonObject], /) -> Conversation:
+        """A provider's own history as a conversation, however broken; mends nothing, loses nothing it can hold.
+
+        Raises:
+            BadLog: it is no list of JSON objects with roles.
+        """
+
+    def decoder(self) -> TurnDecoder:
+        """A fresh decoder for one turn."""
+
+    def error(self, status: int, body: bytes, /) -> str:
+        """The provider's own words in the body of an error response, for people; never empty."""
