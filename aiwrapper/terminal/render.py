@@ -1,0 +1,262 @@
+"""Log entries to text on a terminal.
+
+What a model or a tool says is hostile input: control characters could move the cursor, set the title
+or answer for the user, so everything from outside passes `printable` first.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, assert_never
+
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment
+from rich.spinner import Spinner
+from rich.text import Text
+
+from aiwrapper._core import log
+from aiwrapper._core.messages import ToolOutcome
+
+_CONTROL_CHARACTERS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+STATUS_WORDS: dict[ToolOutcome, str] = {
+    "returned": "done",
+    "raised": "failed",
+    "invalid_arguments": "was called with arguments it does not take",
+    "unknown_tool": "does not exist",
+    "denied": "was refused by you",
+    "not_started": "was not started",
+    "interrupted_running": "was stopped while it ran",
+    "sibling_failed": "was given up",
+}
+
+
+def printable(text: str) -> str:
+    """The text without the characters that steer a terminal."""
+    return text.translate(_CONTROL_CHARACTERS)
+
+
+class _LastLines:
+    """As many of a renderable's last lines as the screen holds: a live region must never be taller."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(Markdown(self._text), options, pad=False)
+        for line in lines[-max(1, console.height - 2) :]:
+            yield from line
+            yield Segment.line()
+
+
+class MarkdownStream:
+    """Markdown that grows: finished blocks are printed for good, only the last one is drawn again.
+
+    So the work for each piece of text depends on the length of the block it falls into, not on that of the
+    answer, and what is printed scrolls back and copies like any other output.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._parser = MarkdownIt()
+        self._open = ""  # everything from the start of the last block on
+        self._live: Live | None = None
+
+    def write(self, text: str) -> None:
+        """Show more text."""
+        self._open += printable(text)
+        if "\n" in text:
+            self._print_finished_blocks()
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(_LastLines(self._open), refresh=True)
+
+    def close(self) -> None:
+        """Print what is still open for good."""
+        self._erase()
+        if self._open.strip():
+            self._console.print(Markdown(self._open))
+        self._open = ""
+
+    def _erase(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _print_finished_blocks(self) -> None:
+        blocks = [token for token in self._parser.parse(self._open) if token.level == 0 and token.map]
+        last = blocks[-1] if len(blocks) > 1 else None
+        if last is None or last.map is None:
+            return
+        lines = self._open.splitlines(keepends=True)
+        self._erase()
+        self._console.print(Markdown("".join(lines[: last.map[0]])))
+        if last.type == "paragraph_open":  # every other block brings its own blank line
+            self._console.print()
+        self._open = "".join(lines[last.map[0] :])
+
+
+class Countdown:
+    """A wait before another attempt, in whole seconds to go."""
+
+    def __init__(self, error: str, seconds: float, clock: Callable[[], float]) -> None:
+        self._error = error
+        self._clock = clock
+        self._until = clock() + seconds
+
+    def __rich__(self) -> Text:
+        left = max(0, round(self._until - self._clock()))
+        return Text(f"{self._error} Trying again in {left} s. Ctrl-C stops.", style="yellow")
+
+
+class AnswerView:
+    """One run on a terminal; `show` takes its entries as the log grows.
+
+    A tool's thread may take the terminal with `hands_off` to ask a question; `show` waits for it.
+
+    A thread of rich's draws only while nothing else can: the spinner and the countdown, which have to move
+    while the main thread waits. It ends with them.
+
+    Args:
+        console: where to.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._clock = clock
+        self._lock = threading.Lock()  # whoever holds it draws
+        self._text: MarkdownStream | None = None
+        self._reasoning = False
+        self._waiting: Live | None = None
+        self._calls: dict[tuple[int, int], tuple[str, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._pause()
+
+    @contextmanager
+    def hands_off(self) -> Iterator[None]:
+        """Nothing is drawn inside the block; what was being drawn is ended first."""
+        with self._lock:
+            self._pause()
+            yield
+
+    def show(self, entry: log.Entry) -> None:
+        """Show what one entry adds."""
+        with self._lock:
+            self._show(entry)
+
+    def _show(self, entry: log.Entry) -> None:
+        match entry:
+            case log.TextDelta(text=text):
+                self._end_reasoning()
+                self._stop_waiting()
+                self._write(text)
+            case log.ReasoningDelta(text=text):
+                self._stop_waiting()
+                self._reasoning = True
+                self._console.print(
+                    printable(text), end="", style="dim italic", markup=False, highlight=False, soft_wrap=True
+                )
+            case log.TurnStarted():
+                self._pause()
+                self._wait_with(Spinner("dots", Text("Waiting for the model. Ctrl-C stops.", style="dim")))
+            case log.RetryWaiting(error=error, seconds=seconds):
+                self._pause()
+                self._wait_with(Countdown(printable(error), seconds, self._clock))
+            case log.ToolCallStarted(name=name):
+                self._pause()
+                self._wait_with(
+                    Spinner("dots", Text(f"The model writes a call of {printable(name)}.", style="dim"))
+                )
+            case log.ToolCallReady(turn=turn, index=index, name=name, arguments=arguments):
+                self._calls[turn, index] = (printable(name), printable(arguments))
+            case log.ToolStarted(turn=turn, index=index):
+                self._pause()
+                name, arguments = self._calls.get((turn, index), ("tool", ""))
+                self._console.print(
+                    Text.assemble(("▶ ", "cyan"), (name, "bold cyan"), (f" {arguments}", "cyan"))
+                )
+                self._wait_with(Spinner("dots", Text(f"{name} runs. Ctrl-C stops.", style="dim")))
+            case log.ToolFinished(turn=turn, index=index, outcome=outcome, content=content):
+                self._pause()
+                self._show_result(self._calls.get((turn, index), ("tool", ""))[0], outcome, content)
+            case log.RunStopped(message=message):
+                self._pause()
+                self._console.print(
+                    Text(f"■ stopped{f': {printable(message)}' if message else ''}", style="yellow")
+                )
+            case log.RunFailed(message=message):
+                self._pause()
+                self._console.print(Text(f"✗ {printable(message)}", style="red"))
+            case log.RunFinished() | log.TurnFinished():
+                self._pause()
+            case (
+                log.UserMessageAdded()
+                | log.RunStarted()
+                | log.ReasoningFinished()
+                | log.ToolCallArguments()
+                | log.UsageReported()
+                | log.HeadMoved()
+                | log.Titled()
+                | log.Configured()
+                | log.Deleted()
+            ):
+                pass
+            case _:
+                assert_never(entry)
+
+    def _pause(self) -> None:
+        """End what is being drawn; the next entry goes on."""
+        self._stop_waiting()
+        self._end_reasoning()
+        if self._text is not None:
+            self._text.close()
+            self._text = None
+
+    def _write(self, text: str) -> None:
+        if not self._console.is_terminal:
+            self._console.file.write(printable(text))
+            self._console.file.flush()
+            return
+        if self._text is None:
+            self._text = MarkdownStream(self._console)
+        self._text.write(text)
+
+    def _show_result(self, name: str, outcome: ToolOutcome, content: str) -> None:
+        first, _, rest = printable(content).strip().partition("\n")
+        more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
+        mark, style = ("✓", "green") if outcome == "returned" else ("✗", "yellow")
+        self._console.print(
+            Text(f"{mark} {name} {STATUS_WORDS[outcome]}", style=style),
+            Text(f"{first[:200]}{more}", style="dim"),
+        )
+
+    def _end_reasoning(self) -> None:
+        if self._reasoning:
+            self._reasoning = False
+            self._console.print()
+
+    def _wait_with(self, renderable: Spinner | Countdown) -> None:
+        if self._console.is_terminal:
+            self._waiting = Live(renderable, console=self._console, refresh_per_second=10, transient=True)
+            self._waiting.start(refresh=True)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.stop()
+            self._waiting = None

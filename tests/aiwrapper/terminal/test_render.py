@@ -1,0 +1,156 @@
+import io
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from aiwrapper._core import log
+from aiwrapper._core.messages import Producer
+from aiwrapper.terminal.render import AnswerView, Countdown, MarkdownStream, printable
+from tests.aiwrapper.terminal.screens import Screen
+
+PRODUCER = Producer("openai_chat", "example.org", model="m")
+
+
+def view_on(console: Console) -> AnswerView:
+    return AnswerView(console, clock=lambda: 0.0)
+
+
+def text(piece: str) -> log.TextDelta:
+    return log.TextDelta("r", 0, text=piece)
+
+
+def test_markdown_that_arrives_in_pieces_looks_as_if_it_had_come_at_once() -> None:
+    whole = "# Title\n\nSome *words* here.\n\n- one\n- two\n\n```\ncode\n\nmore code\n```\n\nThe end."
+    screen = Screen()
+    stream = MarkdownStream(screen.console)
+    for piece in whole.split(" "):
+        stream.write(piece + " ")
+    stream.close()
+
+    at_once = Screen()
+    stream = MarkdownStream(at_once.console)
+    stream.write(whole)
+    stream.close()
+
+    assert at_once.lines == screen.lines
+    assert "Some words here." in screen.lines
+    assert any("more code" in line for line in screen.lines)
+
+
+def test_an_answer_longer_than_the_screen_is_printed_once() -> None:
+    screen = Screen(columns=40, lines=10)
+    with view_on(screen.console) as view:
+        for number in range(40):
+            view.show(text(f"line {number}\n\n"))
+
+    assert [f"line {number}" for number in range(35, 40)] == screen.lines[-5:]
+    assert len(set(screen.lines)) == len(screen.lines)
+
+
+def test_a_block_taller_than_the_screen_leaves_its_end_in_sight() -> None:
+    screen = Screen(columns=40, lines=10)
+    view = view_on(screen.console)
+    for number in range(40):
+        view.show(text(f"- item {number}\n"))
+    growing = screen.lines
+    view.show(log.RunFinished("r"))
+
+    assert "item 39" in growing[-1]
+    assert "item 39" in screen.lines[-1]
+
+
+@given(st.text())
+def test_nothing_from_outside_can_steer_the_terminal(hostile: str) -> None:
+    assert not [c for c in printable(hostile) if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        text("a\x1b[2Jb"),
+        log.ReasoningDelta("r", 0, text="a\x1b[2Jb"),
+        log.ToolCallStarted("r", 0, 0, name="a\x1b[2Jb"),
+        log.ToolFinished("r", 0, 0, outcome="returned", content="a\x1b[2Jb"),
+        log.RetryWaiting("r", 0, attempt=1, seconds=1.0, error="a\x1b[2Jb"),
+        log.RunFailed("r", error="provider", message="a\x1b[2Jb"),
+        log.RunStopped("r", reason="user", message="a\x1b[2Jb"),
+    ],
+    ids=lambda entry: entry.kind,
+)
+def test_no_entry_passes_an_escape_sequence_on(entry: log.Entry) -> None:
+    out = io.StringIO()
+    with view_on(Console(file=out, force_terminal=True, width=80, _environ={})) as view:
+        view.show(entry)
+
+    assert "\x1b[2J" not in out.getvalue()
+    assert "[2Jb" in out.getvalue()
+
+
+def test_a_tool_is_shown_as_it_runs_and_with_what_became_of_it() -> None:
+    screen = Screen()
+    with view_on(screen.console) as view:
+        view.show(log.ToolCallReady("r", 0, 0, name="shell", arguments='{"command": "ls"}'))
+        view.show(log.ToolStarted("r", 0, 0))
+        view.show(log.ToolFinished("r", 0, 0, outcome="interrupted_running", content="first\nsecond\nthird"))
+
+    assert '▶ shell {"command": "ls"}' in screen.lines[0]
+    assert ["✗ shell was stopped while it ran first (+2 lines)"] == screen.lines[1:]
+
+
+def test_a_stopped_answer_keeps_its_text_and_says_that_it_was_stopped() -> None:
+    screen = Screen()
+    with view_on(screen.console) as view:
+        view.show(log.TurnStarted("r", 0, producer=PRODUCER))
+        view.show(text("Half an ans"))
+        view.show(log.RunStopped("r", reason="user", message="Ctrl-C"))
+
+    assert ["Half an ans", "■ stopped: Ctrl-C"] == screen.lines
+
+
+def test_the_wait_before_another_attempt_counts_down() -> None:
+    now = [0.0]
+    countdown = Countdown("The host is overloaded.", 9.0, lambda: now[0])
+    first = countdown.__rich__().plain
+    now[0] = 6.2
+
+    assert "The host is overloaded. Trying again in 9 s. Ctrl-C stops." == first
+    assert "The host is overloaded. Trying again in 3 s. Ctrl-C stops." == countdown.__rich__().plain
+
+
+def test_the_wait_before_another_attempt_is_shown_and_goes_away() -> None:
+    screen = Screen()
+    with view_on(screen.console) as view:
+        view.show(log.RetryWaiting("r", 0, attempt=1, seconds=9.0, error="The host is overloaded."))
+        waiting = screen.lines
+        view.show(text("Here I am."))
+
+    assert ["The host is overloaded. Trying again in 9 s. Ctrl-C stops."] == waiting
+    assert ["Here I am."] == screen.lines
+
+
+def test_without_a_terminal_the_text_comes_out_as_it_is() -> None:
+    out = io.StringIO()
+    with view_on(Console(file=out, width=20)) as view:
+        view.show(log.TurnStarted("r", 0, producer=PRODUCER))
+        view.show(text("# A long line that no one wraps or marks up\n"))
+        view.show(text("and more"))
+
+    assert "# A long line that no one wraps or marks up\nand more" == out.getvalue()
+
+
+def test_a_question_holds_the_terminal_until_it_is_answered() -> None:
+    screen = Screen()
+    view = view_on(screen.console)
+    showing = threading.Thread(target=view.show, args=[text("later")])
+    with view.hands_off():
+        showing.start()
+        screen.console.print("Allow it?")
+        while_asked = screen.lines
+    showing.join()
+    view.show(log.RunFinished("r"))
+
+    assert ["Allow it?"] == while_asked
+    assert ["Allow it?", "later"] == screen.lines
