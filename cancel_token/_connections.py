@@ -1,0 +1,357 @@
+"""urllib3's connections and pools, with every wait under the token of the request.
+
+Who owns what, and until when:
+
+1. The *line* of a connection is its socket hook and the token of the request on the way. It is held by the connection
+   and by whoever still reads from the socket: `http.client` closes a connection that shall not be kept *before* its
+   body is read. The last of them to let go closes the hook, and always before the socket (T-N6).
+2. A line is bound to a token when the connection is made or a request is written to a kept one, and released when the
+   response has been read to its end or closed, at the latest when the connection returns to its pool (T-N7).
+3. Every read from the socket, and every look into what has been read already, asks the token before and after. What
+   raises is `Cancelled`, a `BaseException`: urllib3 turns no stop into an error of its own, and retries none (T-N5).
+"""
+
+import contextlib
+import http.client
+import io
+import queue
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import urllib3
+import urllib3.connection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    LocationParseError,
+    NameResolutionError,
+    NewConnectionError,
+)
+from urllib3.util.connection import allowed_gai_family
+from urllib3.util.timeout import Timeout
+
+from cancel_token._token import CancelToken
+from cancel_token.sockets import SocketHook, connect_hooked, raise_stop
+
+# What one read may bring at most. Hand-picked: a TLS record carries 16 KiB, a fast loopback stream fills four of them;
+# the buffer is one allocation for each response being read, whose pages cost nothing until they are filled.
+READ_BYTES = 65_536
+
+_bound: ContextVar[CancelToken | None] = ContextVar("cancel_token.http", default=None)
+
+
+def bound_token() -> CancelToken:
+    """Return the token that requests of this context obey: `never()` where none is bound."""
+    token = _bound.get()
+    return CancelToken.never() if token is None else token
+
+
+@contextlib.contextmanager
+def use_token(token: CancelToken) -> Iterator[None]:
+    """Let every request inside the `with` block obey `token`, wherever in the call tree it is made.
+
+    It reaches all code that sends through a `CancellableAdapter` and knows nothing of tokens, in this thread or task;
+    a new thread starts without it unless it runs in a copy of the context. `token=` of a single request goes before
+    it. The innermost block counts alone: use `CancelToken.any(...)` or a child to obey an outer one, too.
+
+    Args:
+        token: The token to obey. `CancelToken.never()` shields from an outer block.
+    """
+    reset = _bound.set(token)
+    try:
+        yield
+    finally:
+        _bound.reset(reset)
+
+
+class Line:
+    """The hook of one connection, the token that may pull it now, and those who hold it."""
+
+    __slots__ = ("_holders", "hook", "token")
+
+    def __init__(self, hook: SocketHook, token: CancelToken) -> None:
+        self.hook = hook
+        self.token: CancelToken | None = token  # the hook is bound to it; None: to none
+        self._holders: dict[
+            int, None
+        ] = {}  # a dict for its atomic pop: a finalizer may let go at any bytecode
+
+    def bind(self, token: CancelToken) -> None:
+        """Belong to `token`'s request from now on."""
+        if self.token is not token:
+            self.token = token
+            self.hook.bind(token)
+
+    def release(self) -> bool:
+        """Belong to no request; say whether the connection may carry another one."""
+        self.token = None
+        return self.hook.release()
+
+    def hold(self, holder: object) -> None:
+        """Keep the hook open until `holder` lets go."""
+        self._holders[id(holder)] = None
+
+    def let_go(self, holder: object) -> None:
+        """Close the hook if nobody else holds it. May be called twice."""
+        self._holders.pop(id(holder), None)
+        if not self._holders:
+            self.hook.close()
+
+
+class _CheckedSocket(io.RawIOBase):
+    """The raw end of a response's file: asks the token before and after each read."""
+
+    def __init__(self, raw: io.RawIOBase, token: CancelToken) -> None:
+        super().__init__()
+        self._raw = raw
+        self._token = token
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # Any: writable buffers have no type before 3.12
+        token = self._token
+        if token.cancelled:
+            token.check()
+        try:
+            count: int | None = self._raw.readinto(buffer)
+        except Exception as error:
+            raise_stop(token, error)
+            raise
+        # The end we see may be of our own making, and what has come before it is too late.
+        if token.cancelled:
+            token.check()
+        return count
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def close(self) -> None:
+        try:
+            self._raw.close()
+        finally:
+            super().close()
+
+
+class Reader(io.BufferedReader):
+    """The file that `http.client` reads a response from.
+
+    It asks the token also where no read is needed: what lies in the buffer is hundreds of events of a fast stream.
+
+    Args:
+        line: The connection's line, bound to the request's token.
+        raw: The socket's raw stream, which becomes the reader's.
+        last: Whether the request is over when this reader is closed (it is not after a proxy's answer to CONNECT).
+    """
+
+    def __init__(self, line: Line, raw: io.RawIOBase, *, last: bool) -> None:
+        assert line.token is not None
+        self._line = line
+        self._token = line.token
+        self._last = last
+        line.hold(self)
+        super().__init__(_CheckedSocket(raw, self._token), READ_BYTES)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._check()
+        return super().readline(size)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._check()
+        return super().read(size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        self._check()
+        return super().read1(size)
+
+    def readinto(self, buffer: Any, /) -> int:  # Any: as above
+        self._check()
+        return super().readinto(buffer)
+
+    def peek(self, size: int = 0, /) -> bytes:
+        self._check()
+        return super().peek(size)
+
+    def _check(self) -> None:
+        if self._token.cancelled:
+            self._token.check()
+
+    def close(self) -> None:
+        line = self._line
+        if not self.closed:
+            if self._last:
+                line.release()
+            line.let_go(self)
+        super().close()
+
+
+class HTTPConnection(urllib3.connection.HTTPConnection):
+    """A connection that obeys the token bound to the context of whoever connects or sends."""
+
+    _line: Line | None = None
+    _answering = False
+
+    def _new_conn(self) -> socket.socket:
+        token = bound_token()
+        try:
+            sock, hook = connect_hooked(
+                (self._dns_host.strip("[]"), self.port),
+                token,
+                timeout=Timeout.resolve_default_timeout(self.timeout),
+                source_address=self.source_address,
+                socket_options=self.socket_options or (),
+                family=allowed_gai_family(),
+            )
+        except UnicodeError:
+            raise LocationParseError(f"{self.host!r} is no host name") from None
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(
+                self, f"Connection to {self.host} timed out. (connect timeout={self.timeout})"
+            ) from error
+        except OSError as error:
+            raise NewConnectionError(self, f"Failed to establish a new connection: {error}") from error
+        line = Line(hook, token)
+        line.hold(self)
+        self._line = line
+        sys.audit("http.client.connect", self, self.host, self.port)
+        return sock
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop has shut this connection down."""
+        return self._line is not None and self._line.hook.stopped
+
+    def release_token(self) -> bool:
+        """Belong to no request; say whether another one may be sent."""
+        return self._line is None or self._line.release()
+
+    def connect(self) -> None:
+        """Connect, through a proxy's tunnel and with TLS where wanted."""
+        with _reporting_stops():
+            try:
+                super().connect()
+            except BaseException:
+                # The pool closes us, but a failed handshake's socket may be kept alive by its traceback: the peer
+                # shall see its end now (T-N8).
+                if self._line is not None:
+                    self._line.hook.shut_down()
+                raise
+
+    def request(self, *args: Any, **kwargs: Any) -> None:  # Any: urllib3's own signature, passed on
+        """Send a request; a kept connection belongs to its token from here on."""
+        if self._line is not None:
+            self._line.bind(bound_token())
+        with _reporting_stops():
+            super().request(*args, **kwargs)
+
+    def send(self, data: Any) -> None:  # Any: as above
+        """Send a piece of the request."""
+        bound_token().check()
+        super().send(data)
+
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 does
+        """Wait for the response's head."""
+        self._answering = True
+        try:
+            with _reporting_stops():
+                return super().getresponse()
+        finally:
+            self._answering = False
+
+    def response_class(  # type: ignore[override]  # a method in place of the class: `http.client` only calls it
+        self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
+    ) -> http.client.HTTPResponse:
+        """Make `http.client`'s response, reading from our file."""
+        response = http.client.HTTPResponse(sock, debuglevel, method, url)
+        assert self._line is not None
+        response.fp = Reader(self._line, response.fp.detach(), last=self._answering)
+        return response
+
+    def close(self) -> None:
+        """Close, the hook first unless a response is still to be read."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.let_go(self)
+        super().close()
+
+
+class HTTPSConnection(HTTPConnection, urllib3.connection.HTTPSConnection):
+    """The same with TLS: the hook sits on the TCP socket, below every layer."""
+
+
+class PoolQueue(queue.LifoQueue[Any]):  # Any: connections or None, as urllib3 has it
+    """A pool's queue whose blocking `get` obeys the token."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._waiting: dict[queue.SimpleQueue[None], None] = {}
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        # All are woken, one gets it: so a waiter who leaves in this moment takes no wake-up away with him.
+        for bell in tuple(self._waiting):
+            bell.put(None)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the newest connection, waiting for one until the token is cancelled."""
+        try:
+            return super().get(block=False)
+        except queue.Empty:
+            if not block:
+                raise
+        token = bound_token()
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # no Condition: a signal handler may ring it
+        self._waiting[bell] = None
+        try:
+            with token.on_cancel(bell.put, None):
+                while True:
+                    token.check()
+                    try:
+                        return super().get(block=False)
+                    except queue.Empty:
+                        bell.get(
+                            timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
+                        )
+        finally:
+            self._waiting.pop(bell, None)
+
+
+class HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    """A pool that keeps no stopped connection and waits under the token."""
+
+    ConnectionCls = HTTPConnection
+    QueueCls = PoolQueue
+
+    def _put_conn(self, conn: Any) -> None:  # Any: our connection or None
+        if conn is not None and not conn.release_token():
+            conn.close()
+        super()._put_conn(conn)
+
+
+class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
+    """The same for TLS."""
+
+    ConnectionCls = HTTPSConnection
+
+
+POOLS: dict[str, type[urllib3.HTTPConnectionPool]] = {
+    "http": HTTPConnectionPool,
+    "https": HTTPSConnectionPool,
+}
+
+
+@contextlib.contextmanager
+def _reporting_stops() -> Iterator[None]:
+    """Raise `Cancelled` in place of an error of a request whose token is cancelled (T-N5)."""
+    token = bound_token()
+    try:
+        yield
+    except Exception as error:
+        raise_stop(token, error)
+        raise
