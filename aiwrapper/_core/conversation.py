@@ -1,0 +1,489 @@
+"""What a conversation is, and how it follows from its log.
+
+    step   : State x Entry -> State            total: any entry in any state
+    fold   = step over many entries
+    settle : State x Reason -> Conversation    what the conversation is if the open run ends now
+
+Four things hold at every entry (docs/conversations.md names the laws L1 to L7):
+
+1. `State.conversation` holds closed messages only, and is valid by itself. What is being said is in
+   `State.run`; it becomes messages when its turn is whole *and* all its calls have results, or when somebody
+   settles it. So a call and its result enter the conversation together, or not at all (C1).
+2. A message that is in the conversation never changes and never leaves (C10). Moving the head hides, no more.
+3. `step` reads nothing but its two arguments, so a log means the same on every machine and at every time.
+4. An entry that makes no sense is ignored: of a run that is not open, of a turn that is over, for a call that
+   nobody has made, a second result. This is where late chunks and late results end (C3, E1).
+
+A turn is kept as the entries it came in until it is closed, because taking an entry has to cost the same
+at the hundred-thousandth delta as at the first; `turns.py` makes messages of them.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias, assert_never
+
+from attrs import evolve, field, frozen
+
+from aiwrapper._core.log import (
+    Configured,
+    Deleted,
+    Entry,
+    HeadMoved,
+    ReasoningDelta,
+    ReasoningFinished,
+    RetryWaiting,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    StopWhere,
+    TextDelta,
+    Titled,
+    ToolCallArguments,
+    ToolCallReady,
+    ToolCallStarted,
+    ToolFinished,
+    ToolStarted,
+    TurnFinished,
+    TurnStarted,
+    UsageReported,
+    UserMessageAdded,
+)
+from aiwrapper._core.messages import (
+    AssistantMessage,
+    Message,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolMessage,
+    ToolOutcome,
+    Usage,
+    UserMessage,
+    UserPart,
+)
+from aiwrapper._core.text import is_blank
+from aiwrapper._core.turns import OpenTurn, turn_messages
+from aiwrapper._core.versions import Versions
+
+RunStatus: TypeAlias = Literal["running", "completed", "stopped", "failed"]
+"""What became of a run. A crash is a stop that nobody announced: `stopped`, with the reason `crash`."""
+
+
+@frozen(repr=False)
+class Conversation:
+    """Messages as a tree, and the one of them it goes on from. A value: safe to share, cheap to extend.
+
+    Make one with `Conversation.of` or `decode`, go on with `append`.
+
+    Args:
+        all_messages: every message of every branch, in the order in which they were added, by id.
+        head_id: the message the next one will follow; None if there is none before it.
+    """
+
+    all_messages: Versions[Message] = field(factory=Versions)
+    head_id: str | None = None
+
+    @classmethod
+    def of(cls, messages: Iterable[Message]) -> "Conversation":
+        """A conversation of one branch; each message's `parent_id` becomes the one before it.
+
+        Nothing else is looked at: see `validate` and `repair` for messages from elsewhere.
+
+        Raises:
+            ValueError: two messages have the same id.
+        """
+        conversation = cls()
+        for message in messages:
+            conversation = append(conversation, message)
+        return conversation
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The messages from the first to the head; other branches left out. Costs as much as it is long."""
+        path: list[Message] = []
+        message = self.message(self.head_id)
+        while message is not None:
+            path.append(message)
+            message = self.message(message.parent_id)
+        path.reverse()
+        return tuple(path)
+
+    @property
+    def head(self) -> Message | None:
+        """The message that the next one will follow."""
+        return self.message(self.head_id)
+
+    def message(self, message_id: str | None) -> Message | None:
+        """The message with this id, on whatever branch."""
+        return None if message_id is None else self.all_messages.get(message_id)
+
+    def __repr__(self) -> str:
+        return f"Conversation.of({list(self.messages)!r})"
+
+
+def append(conversation: Conversation, message: Message) -> Conversation:
+    """The conversation with a message after its head; the message's `parent_id` is set to the head.
+
+    Raises:
+        ValueError: a message of this id is there already, on some branch.
+    """
+    if message.id in conversation.all_messages:
+        raise ValueError(f"the conversation has a message with the id {message.id!r} already")
+    if message.parent_id != conversation.head_id:
+        message = evolve(message, parent_id=conversation.head_id)
+    return Conversation(conversation.all_messages.appended(message, message.id), message.id)
+
+
+def move_head(conversation: Conversation, message_id: str | None) -> Conversation:
+    """The conversation going on from another of its messages; as it is, if it has no such message.
+
+    A call and its result are not parted: from an assistant message with calls it goes on after their results.
+    """
+    message = conversation.message(message_id)
+    if message is None:
+        return conversation if message_id is not None else evolve(conversation, head_id=None)
+    if isinstance(message, AssistantMessage) and message.calls:
+        place = conversation.all_messages.place(message.id)
+        assert place is not None
+        # The fold always adds the two together.
+        results = conversation.all_messages[place + 1] if place + 1 < len(conversation.all_messages) else None
+        if not isinstance(results, ToolMessage) or results.parent_id != message.id:
+            return conversation
+        message = results
+    return evolve(conversation, head_id=message.id)
+
+
+CONTINUE_CUT = "Your last message was cut off. Go on from exactly where it ends, without repeating any of it."
+CONTINUE_WHOLE = "Please go on."
+
+
+def continue_(conversation: Conversation) -> UserMessage | None:
+    """The message that has to be added so that the model can go on by itself; None if none has to.
+
+    After a user message or tool results it is the model's turn anyway. After an answer, cut or whole, most
+    providers want a user's message (A8), so it is a synthetic one with a fixed text. An answer that is
+    reasoning alone is not sent (C17), so what counts is the message before it.
+    """
+    head = conversation.head
+    while isinstance(head, AssistantMessage) and all(isinstance(part, Reasoning) for part in head.parts):
+        head = conversation.message(head.parent_id)
+    if not isinstance(head, AssistantMessage) or head.calls:
+        return None
+    return UserMessage(
+        _free_id(conversation, f"{conversation.head_id}.continue"),
+        (Text(CONTINUE_CUT if head.stopped else CONTINUE_WHOLE),),
+        parent_id=conversation.head_id,
+        synthetic=True,
+    )
+
+
+@frozen
+class CallReport:
+    """What became of one call.
+
+    Args:
+        call: the call.
+        outcome: None while it is not known.
+        started: whether its handler was called, so that it may have had an effect.
+    """
+
+    call: ToolCall
+    outcome: ToolOutcome | None = field(kw_only=True)
+    started: bool = field(kw_only=True)
+
+
+@frozen
+class RunReport:
+    """How a run stands, or how it ended.
+
+    Args:
+        run_id: the run.
+        status: what became of it.
+        turns: how many times a model was asked.
+        usage: the sum over all turns (U2); complete only if the provider's last count of each was seen (U1).
+        calls: every call that the provider finished, in order.
+        reason: why it was stopped, `crash` if nobody said; the class of the failure if it failed; else None.
+        message: for people.
+        where: what it was doing when it was stopped.
+    """
+
+    run_id: str
+    status: RunStatus = field(kw_only=True)
+    turns: int = field(kw_only=True)
+    usage: Usage = field(kw_only=True)
+    calls: tuple[CallReport, ...] = field(kw_only=True)
+    reason: str | None = field(default=None, kw_only=True)
+    message: str = field(default="", kw_only=True)
+    where: StopWhere | None = field(default=None, kw_only=True)
+
+
+def _nothing_used() -> Usage:
+    return Usage(complete=True)
+
+
+@frozen
+class OpenRun:
+    """A run that has not said how it ended.
+
+    Args:
+        run_id: the run.
+        turn: the turn that is open: being said, or its tools being run.
+        last_turn: the number of the last turn begun, 0 before the first.
+        turns: how many were begun.
+        asks_again: whether the last closed turn had calls, so that the model has to be asked again.
+        usage: the sum over all turns but the last.
+        turn_usage: the last turn's, as far as reported.
+        calls: the calls of all closed turns.
+    """
+
+    run_id: str
+    turn: OpenTurn | None = None
+    last_turn: int = 0
+    turns: int = 0
+    asks_again: bool = True
+    usage: Usage = field(factory=_nothing_used)
+    turn_usage: Usage | None = None
+    calls: Versions[CallReport] = field(factory=Versions)
+
+    @property
+    def usage_so_far(self) -> Usage:
+        """The sum over all turns."""
+        return self.usage.plus(self.turn_usage or Usage()) if self.turns else self.usage
+
+
+@frozen
+class State:
+    """All that a log says.
+
+    Args:
+        conversation: the closed messages, valid at every entry.
+        run: the run that is open.
+        runs: how the closed ones ended, in order, by their ids.
+        title: the last one given.
+        settings: JSON text of an object, read by the application that wrote it.
+        deleted: whether it is to be listed no more.
+    """
+
+    conversation: Conversation = field(factory=Conversation)
+    run: OpenRun | None = None
+    runs: Versions[RunReport] = field(factory=Versions)
+    title: str = ""
+    settings: str = "{}"
+    deleted: bool = False
+
+
+EMPTY = State()
+
+
+def fold(entries: Iterable[Entry], state: State = EMPTY) -> State:
+    """What a log says; going on from `state`, if the entries are the rest of a log."""
+    for entry in entries:
+        state = step(state, entry)
+    return state
+
+
+def settle(state: State, reason: str = "crash") -> Conversation:
+    """The conversation as it would be if the open run ended now; the same object if none is open.
+
+    A view: nothing is written, and the run may go on. It is valid, so a next message may follow (L1), and it
+    is what the log would say after a `run_stopped` with this reason (L2).
+    """
+    return settled(state, reason).conversation
+
+
+def settled(state: State, reason: str = "crash") -> State:
+    """The state with the open run stopped; the same object if none is open."""
+    return state if state.run is None else _closed(state, state.run, "stopped", reason, "", "unknown")
+
+
+def run_report(state: State, run_id: str | None = None) -> RunReport | None:
+    """How a run stands or ended.
+
+    Args:
+        state: what the log says.
+        run_id: the run; None for the last one, open or closed.
+
+    Returns:
+        None if there is no such run.
+    """
+    run = state.run
+    if run is not None and run_id in (None, run.run_id):
+        calls = tuple(run.calls)
+        if run.turn is not None:
+            calls += tuple(
+                CallReport(call, outcome=run.turn.outcome(index), started=run.turn.is_started(index))
+                for index, call in run.turn.calls(run.run_id)
+            )
+        return RunReport(run.run_id, status="running", turns=run.turns, usage=run.usage_so_far, calls=calls)
+    if run_id is not None:
+        return state.runs.get(run_id)
+    return state.runs[len(state.runs) - 1] if len(state.runs) else None
+
+
+def step(state: State, entry: Entry) -> State:
+    """What the log says with one more entry. Total: an entry that makes no sense changes nothing."""
+    match entry:
+        case (
+            TextDelta()
+            | ReasoningDelta()
+            | ReasoningFinished()
+            | ToolCallStarted()
+            | ToolCallArguments()
+            | ToolCallReady()
+            | ToolStarted()
+            | ToolFinished()
+            | TurnFinished()
+        ):
+            run = state.run
+            if run is None or run.turn is None or run.run_id != entry.run_id or run.turn.number != entry.turn:
+                return state
+            turn = run.turn.taken(entry)
+            if turn is run.turn:
+                return state
+            state = _with_run(state, evolve(run, turn=turn))
+            return _turn_closed(state) if turn.is_done else state
+        case RetryWaiting():
+            return state
+        case UsageReported():
+            run = state.run
+            if run is None or run.run_id != entry.run_id or not run.turns or run.last_turn != entry.turn:
+                return state
+            usage = entry.usage if run.turn_usage is None else run.turn_usage.updated(entry.usage)
+            return _with_run(state, evolve(run, turn_usage=usage))
+        case TurnStarted():
+            return _turn_started(state, entry)
+        case RunStarted():
+            if entry.run_id in state.runs or (state.run is not None and state.run.run_id == entry.run_id):
+                return state
+            return evolve(settled(state), run=OpenRun(entry.run_id))
+        case RunFinished():
+            run = state.run
+            return state if run is None or run.run_id != entry.run_id else _closed(state, run, "completed")
+        case RunStopped():
+            run = state.run
+            if run is None or run.run_id != entry.run_id:
+                return state
+            return _closed(state, run, "stopped", entry.reason, entry.message, entry.where)
+        case RunFailed():
+            run = state.run
+            if run is None or run.run_id != entry.run_id:
+                return state
+            return _closed(state, run, "failed", entry.error, entry.message)
+        case UserMessageAdded():
+            return _user_message_added(settled(state), entry)
+        case HeadMoved():
+            if entry.message_id is not None and state.conversation.message(entry.message_id) is None:
+                return state
+            state = settled(state)
+            return evolve(state, conversation=move_head(state.conversation, entry.message_id))
+        case Titled():
+            return evolve(state, title=entry.title)
+        case Configured():
+            return evolve(state, settings=entry.settings)
+        case Deleted():
+            return evolve(state, deleted=True)
+        case _:
+            assert_never(entry)
+
+
+def _with_run(state: State, run: OpenRun) -> State:
+    # Not attrs.evolve: this happens at every delta, and evolve looks at every field by name (3 times slower).
+    return State(state.conversation, run, state.runs, state.title, state.settings, state.deleted)
+
+
+def _turn_started(state: State, entry: TurnStarted) -> State:
+    run = state.run
+    if run is None or run.run_id != entry.run_id or entry.turn <= run.last_turn:
+        return state
+    # A turn that is open still was given up by whoever writes the log.
+    state = _turn_closed(state)
+    assert state.run is not None
+    run = state.run
+    return _with_run(
+        state,
+        evolve(
+            run,
+            turn=OpenTurn(entry.turn, entry.producer),
+            last_turn=entry.turn,
+            turns=run.turns + 1,
+            asks_again=True,
+            usage=run.usage_so_far,
+            turn_usage=None,
+        ),
+    )
+
+
+def _turn_closed(state: State) -> State:
+    """The state with the open turn made messages; the run stays open."""
+    run = state.run
+    if run is None or run.turn is None:
+        return state
+    turn = run.turn
+    conversation = state.conversation
+    calls = run.calls
+    messages = turn_messages(run.run_id, turn)
+    if messages is not None:
+        assistant, results = messages
+        conversation = _appended(conversation, assistant)
+        if results is not None:
+            conversation = _appended(conversation, results)
+            for (index, call), result in zip(turn.calls(run.run_id), results.results, strict=True):
+                calls = calls.appended(
+                    CallReport(call, outcome=result.outcome, started=turn.is_started(index))
+                )
+    asks_again = len(calls) > len(run.calls)
+    state = evolve(state, conversation=conversation)
+    return _with_run(state, evolve(run, turn=None, calls=calls, asks_again=asks_again))
+
+
+def _closed(
+    state: State,
+    run: OpenRun,
+    status: RunStatus,
+    reason: str | None = None,
+    message: str = "",
+    where: StopWhere | None = None,
+) -> State:
+    """The state with the open run ended and remembered."""
+    state = _turn_closed(state)
+    assert state.run is not None
+    run = state.run
+    report = RunReport(
+        run.run_id,
+        status=status,
+        turns=run.turns,
+        usage=run.usage_so_far,
+        calls=tuple(run.calls),
+        reason=reason,
+        message=message,
+        where=where,
+    )
+    return evolve(state, run=None, runs=state.runs.appended(report, run.run_id))
+
+
+def _user_message_added(state: State, entry: UserMessageAdded) -> State:
+    if state.conversation.message(entry.id) is not None:
+        return state  # the same message twice is one message (C9)
+    parts: tuple[UserPart, ...] = tuple(part for part in entry.parts if not is_empty_part(part))
+    if not parts:
+        return state
+    conversation = state.conversation
+    if entry.parent_id is not None:
+        conversation = move_head(conversation, entry.parent_id)
+    message = UserMessage(entry.id, parts, parent_id=conversation.head_id, synthetic=entry.synthetic)
+    return evolve(state, conversation=append(conversation, message))
+
+
+def is_empty_part(part: UserPart) -> bool:
+    """Whether a provider would refuse the part for having nothing in it (C5)."""
+    return is_blank(part.text) if isinstance(part, Text) else not part.data
+
+
+def _appended(conversation: Conversation, message: Message) -> Conversation:
+    """Like `append`, but total: an id that somebody else's message has is made free."""
+    return append(conversation, evolve(message, id=_free_id(conversation, message.id)))
+
+
+def _free_id(conversation: Conversation, message_id: str) -> str:
+    while message_id in conversation.all_messages:
+        message_id += "'"
+    return message_id
