@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from attrs import field, frozen
+from msgspec import Struct
 
 from aiwrapper._core.conversation import Conversation
 from aiwrapper._core.messages import Producer, Usage
@@ -64,64 +65,67 @@ class Violation:
     message: str
 
 
-@frozen
-class TextPiece:
+# The deltas are msgspec structs and no attrs classes: one is made for every token of an answer, and a frozen
+# attrs value costs four to six times as much to make.
+
+
+class TextPiece(Struct, frozen=True, gc=False):
     """More text."""
 
     text: str
 
 
-@frozen
-class ReasoningPiece:
+class ReasoningPiece(Struct, frozen=True, gc=False):
     """More reasoning, as shown."""
 
     text: str
 
 
-@frozen
-class ReasoningEnd:
+class ReasoningEnd(Struct, frozen=True, gc=False):
     """The reasoning block is whole; `payload` is JSON text to be kept byte for byte, if the provider gave one."""
 
     payload: str | None = None
 
 
-@frozen
-class CallStart:
-    """A call begins; `key` is whatever the dialect tells its calls apart by."""
+class CallStart(Struct, frozen=True, gc=False):
+    """A call begins; `key` is whatever the dialect tells its calls apart by, used once in a turn."""
 
     key: int
-    name: str = field(kw_only=True)
-    provider_id: str | None = field(default=None, kw_only=True)
+    name: str
+    provider_id: str | None = None
 
 
-@frozen
-class CallArguments:
+class CallArguments(Struct, frozen=True, gc=False):
     """More of a call's arguments."""
 
     key: int
     text: str
 
 
-@frozen
-class CallEnd:
+class CallEnd(Struct, frozen=True, gc=False):
     """The provider has finished a call (never: the next one has begun)."""
 
     key: int
-    payload: str | None = field(default=None, kw_only=True)
+    payload: str | None = None
 
 
-@frozen
-class UsageUpdate:
+class UsageUpdate(Struct, frozen=True):
     """Token counts so far."""
 
     usage: Usage
 
 
-@frozen
-class TurnEnd:
-    """The provider says that the turn is over, in its own word."""
+class TurnEnd(Struct, frozen=True, gc=False):
+    """The provider says that the turn is over, in its own word; nothing comes after it.
+
+    Args:
+        finish_reason: the provider's word.
+        cut: the provider itself cut the turn (a token limit, a filter), so that a call which it has ended may
+            be less than the model wanted to say.
+    """
 
     finish_reason: str
+    cut: bool = False
 
 
 Delta: TypeAlias = (
@@ -133,10 +137,11 @@ class TurnDecoder(Protocol):
     """One model turn, from server-sent events to deltas."""
 
     def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
-        """The deltas of one event.
+        """The deltas of one event; none after `TurnEnd`.
 
         Raises:
-            ModelCallError: an error event (`provider`), or data that the dialect does not know (`protocol`).
+            ModelCallError: an error event (`provider`, `overloaded`, `rate_limit`), or data that the dialect
+                does not know (`protocol`).
         """
 
     def end(self) -> Iterable[Delta]:

@@ -1,0 +1,180 @@
+"""What every dialect does with a conversation before it writes it down in its own way.
+
+A conversation becomes turns which alternate strictly, begin with the user and end with what a model answers
+to. All of it depends on a message and its direct neighbours only, never on its place or on the length of the
+conversation: so a longer conversation encodes to an extension of the shorter one (L6), and the caches of the
+providers keep their worth.
+"""
+
+import base64
+import hashlib
+import re
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from aiwrapper._core.conversation import CONTINUE_WHOLE, Conversation, continue_
+from aiwrapper._core.messages import (
+    AssistantMessage,
+    AssistantPart,
+    Image,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+    UserMessage,
+    UserPart,
+)
+from aiwrapper._core.text import is_blank, well_formed
+
+BRIDGE = "I have the results."
+"""Said for the model between tool results and a user's message, where the model itself was stopped (C16).
+
+True whatever the results say, and nothing that invites to be imitated. Mistral and Gemini refuse the gap, and
+other models take the user's text for a part of the results.
+"""
+
+OPENING = "(The conversation begins with the assistant.)"
+"""Stands for the user where a conversation has no message yet or does not begin with a user's (A9)."""
+
+NO_OUTPUT = "(no output)"
+"""Stands for a result without text, which some hosts refuse."""
+
+_NAME_BREAKERS = re.compile(r"[^a-zA-Z0-9_-]")
+_NAME_CHARACTERS = 64
+
+
+@frozen
+class UserTurn:
+    """What the user said; at least one part, no blank text."""
+
+    parts: tuple[UserPart, ...]
+
+
+@frozen
+class ModelTurn:
+    """What the model said: neighbouring messages of it; the bridge has none.
+
+    Args:
+        messages: each with the parts of it that are worth sending: no blank text.
+        bridge: the text to send if there are no messages.
+    """
+
+    messages: tuple[tuple[AssistantMessage, tuple[AssistantPart, ...]], ...]
+    bridge: str = field(default="", kw_only=True)
+
+    @property
+    def text(self) -> str:
+        """All text of it, as one."""
+        texts = ("".join(part.text for part in parts if isinstance(part, Text)) for _, parts in self.messages)
+        return self.bridge or "\n\n".join(text for text in texts if text)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """All calls of it, in order."""
+        return tuple(part for _, parts in self.messages for part in parts if isinstance(part, ToolCall))
+
+
+@frozen
+class ResultsTurn:
+    """The results of the calls of the model's turn before it, in call order."""
+
+    results: tuple[ToolResult, ...]
+
+
+WireTurn: TypeAlias = UserTurn | ModelTurn | ResultsTurn
+
+
+def wire_turns(conversation: Conversation) -> list[WireTurn]:
+    """The conversation as alternating turns; never empty, for any conversation that is valid by itself."""
+    turns: list[WireTurn] = []
+    for message in conversation.messages:
+        last = turns[-1] if turns else None
+        match message:
+            case UserMessage():
+                parts = tuple(part for part in message.parts if not _is_blank_text(part))
+                if not parts:
+                    continue
+                if isinstance(last, UserTurn):
+                    turns[-1] = UserTurn(last.parts + parts)
+                    continue
+                if isinstance(last, ResultsTurn):
+                    turns.append(ModelTurn((), bridge=BRIDGE))
+                turns.append(UserTurn(parts))
+            case AssistantMessage():
+                said = tuple(part for part in message.parts if not _is_blank_text(part))
+                if all(isinstance(part, Reasoning) for part in said):
+                    continue  # C17: of a turn that was stopped while it reasoned, nothing is sent
+                if last is None:
+                    turns.append(UserTurn((Text(OPENING),)))
+                if isinstance(last, ModelTurn):
+                    turns[-1] = ModelTurn((*last.messages, (message, said)))
+                else:
+                    turns.append(ModelTurn(((message, said),)))
+            case ToolMessage():
+                turns.append(ResultsTurn(message.results))
+    if not turns:
+        turns.append(UserTurn((Text(OPENING),)))
+    elif isinstance(turns[-1], ModelTurn):
+        # Nobody has said anything since, so the model is asked to go on (A8, M3); never stored.
+        asked = continue_(conversation)
+        turns.append(UserTurn(asked.parts if asked is not None else (Text(CONTINUE_WHOLE),)))
+    return turns
+
+
+def _is_blank_text(part: UserPart | AssistantPart) -> bool:
+    return isinstance(part, Text) and is_blank(part.text)
+
+
+class CallIds:
+    """Our call ids as the wire's: deterministic, and no two alike in one conversation.
+
+    The providers' own ids are not used: some hosts repeat or omit theirs (C3), and each provider refuses ids of
+    some other's shape. Ours is hashed; should two hashes agree, the later id is hashed again, so what an id
+    becomes depends only on the ids before it (L6).
+
+    Args:
+        prefix: what the provider's own ids begin with.
+        length: characters after the prefix, all of them lower-case letters or digits.
+    """
+
+    def __init__(self, prefix: str, length: int) -> None:
+        self._prefix = prefix
+        self._length = length
+        self._known: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def __getitem__(self, call_id: str) -> str:
+        known = self._known.get(call_id)
+        if known is not None:
+            return known
+        digest = hashlib.sha256(call_id.encode("utf-8", "surrogatepass")).digest()
+        while (wire_id := self._shaped(digest)) in self._taken:
+            digest = hashlib.sha256(digest).digest()
+        self._taken.add(wire_id)
+        self._known[call_id] = wire_id
+        return wire_id
+
+    def _shaped(self, digest: bytes) -> str:
+        return self._prefix + base64.b32encode(digest)[: self._length].decode().lower()
+
+
+def wire_name(name: str) -> str:
+    """A tool's name as the wire takes it: models make up names, and one with a space is refused for ever."""
+    return _NAME_BREAKERS.sub("_", name)[:_NAME_CHARACTERS] or "unnamed"
+
+
+def wire_text(text: str) -> str:
+    """Text that UTF-8 can hold."""
+    return text if text.isascii() else well_formed(text)
+
+
+def result_text(result: ToolResult) -> str:
+    """What the model is told of a call."""
+    return NO_OUTPUT if is_blank(result.content) else wire_text(result.content)
+
+
+def image_url(image: Image) -> str:
+    """An image as a `data:` URL."""
+    return f"data:{image.media_type};base64,{image.data}"

@@ -1,0 +1,112 @@
+"""JSON from providers, read the same way by every dialect."""
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from aiwrapper._core.errors import ErrorKind, ModelCallError
+
+T = TypeVar("T")
+
+_SHOWN_CHARACTERS = 200
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
+
+_ERROR_KINDS: dict[str, ErrorKind] = {
+    "overloaded_error": "overloaded",
+    "overloaded": "overloaded",
+    "server_overloaded": "overloaded",
+    "rate_limit_error": "rate_limit",
+    "rate_limit_exceeded": "rate_limit",
+    "authentication_error": "authentication",
+    "invalid_api_key": "authentication",
+}
+
+
+def decode_event(decoder: "msgspec.json.Decoder[T]", data: str) -> T:
+    """The data of one event.
+
+    Raises:
+        ModelCallError: they are not what the dialect promises (kind `protocol`).
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        first = error
+    try:
+        # Hosts that cut their text between the halves of a surrogate pair escape each half alone.
+        return decoder.decode(_without_lone_surrogates(data))
+    except (msgspec.DecodeError, RecursionError):
+        raise ModelCallError(
+            f"the provider sent an event that is not of its dialect ({first}): {data[:_SHOWN_CHARACTERS]!r}",
+            kind="protocol",
+        ) from first
+
+
+def _without_lone_surrogates(data: str) -> str:
+    """JSON text whose escapes of lone surrogates are escapes of U+FFFD."""
+    parts: list[str] = []
+    end = 0  # of what has been taken
+    high: re.Match[str] | None = None  # the escape just before, if it is a first half
+    for escape in _ESCAPE.finditer(data):
+        code = int(escape[1], 16) if escape[1] else 0
+        paired = high is not None and high.end() == escape.start() and 0xDC00 <= code < 0xE000
+        if high is not None and not paired:
+            parts += (data[end : high.start()], "\\ufffd")
+            end = high.end()
+        if 0xDC00 <= code < 0xE000 and not paired:
+            parts += (data[end : escape.start()], "\\ufffd")
+            end = escape.end()
+        high = escape if 0xD800 <= code < 0xDC00 else None
+    if high is not None:
+        parts += (data[end : high.start()], "\\ufffd")
+        end = high.end()
+    return "".join((*parts, data[end:]))
+
+
+def error_message(value: Any) -> str:  # Any: whatever JSON a provider calls an error
+    """The provider's words in what it says about an error; empty if there are none."""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(error_message, value)))
+    if isinstance(value, dict):
+        for key in ("error", "message", "detail", "msg", "errors"):
+            if message := error_message(value.get(key)):
+                return message
+    return ""
+
+
+def stream_error(error: Any) -> ModelCallError:  # Any: as above
+    """The error that a provider reports in its stream."""
+    words = [error.get(key) for key in ("type", "code")] if isinstance(error, dict) else []
+    kinds = [_ERROR_KINDS[word] for word in words if isinstance(word, str) and word in _ERROR_KINDS]
+    message = error_message(error) or "an error without words"
+    return ModelCallError(f"the provider reported: {message}", kind=kinds[0] if kinds else "provider")
+
+
+def response_error(status: int, body: bytes) -> str:
+    """The provider's words in the body of an error response; never empty."""
+    try:
+        message = error_message(msgspec.json.decode(body))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        message = ""
+    if not message:
+        text = body.decode("utf-8", "replace").strip()
+        message = "" if text.startswith("<") else text  # a proxy's page of HTML says nothing to a person
+    return message[:2_000] or f"HTTP status {status} without words"
+
+
+def json_object(text: str, what: str) -> dict[str, Any]:  # Any: JSON for somebody else
+    """JSON text of an object that we ourselves are given.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        raise ValueError(f"{what} is no JSON: {text[:_SHOWN_CHARACTERS]!r}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} has to be a JSON object, not {text[:_SHOWN_CHARACTERS]!r}")
+    return value
