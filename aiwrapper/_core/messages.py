@@ -6,11 +6,16 @@ copy, and "the history before the run is unchanged, object by object" (rule C10)
 Ids are ours. A provider's own ids are fields beside them, because some hosts repeat or omit theirs (C3).
 An assistant message of run `r`, turn 2 is `r.2`, its calls are `r.2.0`, `r.2.1`, ..., the message with
 their results is `r.2.results`; so the same log always gives the same conversation.
+
+Text that goes to a provider is well-formed from the moment it is a value here: a lone surrogate, which no
+request could hold, becomes U+FFFD.
 """
 
 from typing import Literal, TypeAlias
 
 from attrs import evolve, field, frozen
+
+from aiwrapper._core.text import well_formed
 
 ToolOutcome: TypeAlias = Literal[
     "returned",  # the handler returned; `content` is what it returned
@@ -40,7 +45,7 @@ class Opaque:
     """A provider's payload that we keep byte for byte and do not look into: a signature, encrypted reasoning."""
 
     producer: Producer
-    body: str
+    body: str = field(converter=well_formed)
     """JSON text; what it holds is the dialect's own affair."""
 
 
@@ -48,7 +53,7 @@ class Opaque:
 class Text:
     """Plain text, never empty and never only white space in a settled conversation (C5)."""
 
-    text: str
+    text: str = field(converter=well_formed)
 
 
 @frozen
@@ -74,7 +79,7 @@ class Reasoning:
         opaque: the provider's payload for it, present only if it was received whole.
     """
 
-    text: str
+    text: str = field(converter=well_formed)
     complete: bool = field(default=False, kw_only=True)
     opaque: Opaque | None = field(default=None, kw_only=True)
 
@@ -92,8 +97,8 @@ class ToolCall:
     """
 
     id: str
-    name: str
-    arguments: str = field(kw_only=True)
+    name: str = field(converter=well_formed)
+    arguments: str = field(kw_only=True, converter=well_formed)
     provider_id: str | None = field(default=None, kw_only=True)
     opaque: Opaque | None = field(default=None, kw_only=True)
 
@@ -102,8 +107,8 @@ class ToolCall:
 class CutCall:
     """A call that was cut while its arguments arrived: shown, never executed, never sent (C6)."""
 
-    name: str
-    arguments: str
+    name: str = field(converter=well_formed)
+    arguments: str = field(converter=well_formed)
 
 
 @frozen
@@ -117,7 +122,7 @@ class ToolResult:
     """
 
     call_id: str
-    content: str
+    content: str = field(converter=well_formed)
     outcome: ToolOutcome = field(default="returned", kw_only=True)
 
 
