@@ -14,6 +14,7 @@ from msgspec import Struct
 from aiwrapper._core.conversation import Conversation
 from aiwrapper._core.messages import Producer, Usage
 from aiwrapper._core.sse import ServerSentEvent
+from aiwrapper._core.validity import Violation as Violation
 
 JsonObject: TypeAlias = dict[str, Any]  # Any: JSON from or for somebody else, read only through checks
 
@@ -48,21 +49,6 @@ class Options:
     temperature: float | None = None
     thinking_tokens: int | None = None
     extra: str = "{}"
-
-
-@frozen
-class Violation:
-    """A broken rule.
-
-    Args:
-        rule: its id, such as `C1` or `OC4`; docs/conversations.md lists them.
-        where: a path into the conversation or request, such as `messages[3].content[0]`.
-        message: what is wrong; for a wire rule, in the provider's own words.
-    """
-
-    rule: str
-    where: str
-    message: str
 
 
 # The deltas are msgspec structs and no attrs classes: one is made for every token of an answer, and a frozen
