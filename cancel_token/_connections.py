@@ -298,7 +298,11 @@ class PoolQueue(queue.LifoQueue[Any]):  # Any: connections or None, as urllib3 h
             bell.put(None)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Take the newest connection, waiting for one until the token is cancelled."""
+        """Take the newest connection, waiting for one until the token is cancelled.
+
+        After a stop it raises Empty, which the adapter reports as the stop. A `Cancelled` from here would let urllib3
+        return to the pool a connection that was never taken.
+        """
         try:
             return super().get(block=False)
         except queue.Empty:
@@ -311,10 +315,11 @@ class PoolQueue(queue.LifoQueue[Any]):  # Any: connections or None, as urllib3 h
         try:
             with token.on_cancel(bell.put, None):
                 while True:
-                    token.check()
                     try:
                         return super().get(block=False)
                     except queue.Empty:
+                        if token.cancelled:
+                            raise
                         bell.get(
                             timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
                         )
@@ -333,6 +338,18 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
             conn.close()
         super()._put_conn(conn)
 
+    def close_idle(self) -> None:
+        """Close the connections that rest here, and leave the pool usable for whoever still has one or waits."""
+        resting = []
+        assert self.pool is not None
+        with contextlib.suppress(queue.Empty):
+            while True:
+                resting.append(self.pool.get(block=False))
+        for conn in resting:
+            if conn is not None:
+                conn.close()
+            self._put_conn(None)
+
 
 class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
     """The same for TLS."""
@@ -340,7 +357,7 @@ class HTTPSConnectionPool(HTTPConnectionPool, urllib3.HTTPSConnectionPool):
     ConnectionCls = HTTPSConnection
 
 
-POOLS: dict[str, type[urllib3.HTTPConnectionPool]] = {
+POOLS: dict[str, type[HTTPConnectionPool]] = {
     "http": HTTPConnectionPool,
     "https": HTTPSConnectionPool,
 }

@@ -260,11 +260,23 @@ class CancellableAdapter(requests.adapters.HTTPAdapter):
         token.check()
         try:
             response = super().send(request, stream, timeout, verify, cert, proxies)
+        except (
+            urllib3.exceptions.LocationValueError
+        ) as error:  # found while connecting, where requests lets it out
+            raise requests.exceptions.InvalidURL(error, request=request) from error
         except Exception as error:
             raise_stop(token, error)
             raise
         assert isinstance(response, Response)
         return response
+
+    def close(self) -> None:
+        """Close the connections in the pools; those in use are closed when their responses have been read."""
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118  # iterating over the container itself is refused
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close_idle()  # requests leaves it to the pool's end, which a kept exception puts off
+        super().close()
 
     def build_response(self, req: requests.PreparedRequest, resp: urllib3.BaseHTTPResponse) -> Response:
         """Build a response that carries the context's token on."""

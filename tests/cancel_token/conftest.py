@@ -1,0 +1,34 @@
+"""Certificates and peers for the tests of the hooks."""
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def certificate(authority: trustme.CA) -> trustme.LeafCert:
+    return authority.issue_cert("127.0.0.1", "localhost")
+
+
+@pytest.fixture(scope="session")
+def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tls") / "authority.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    """Keep the garbage collector from tidying up what the code should have closed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -1,0 +1,571 @@
+"""Every phase of a request obeys its token, and nothing is left behind."""
+
+import contextlib
+import copy
+import pickle
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import requests
+import requests.adapters
+import trustme
+from urllib3.util.retry import Retry
+
+from cancel_token._errors import Cancelled
+from cancel_token._token import CancelToken
+from cancel_token.http import BearerAuth, CancellableAdapter, Response, Session, StoppableRetry, use_token
+from tests.cancel_token.stalling import (
+    BODY_PHASES,
+    LINES,
+    PHASES,
+    UPLOAD,
+    Call,
+    FullListener,
+    Phase,
+    Proxy,
+    StallingServer,
+    no_descriptor_left,
+)
+
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="fills a listener's queue the way Linux counts it"
+)
+
+
+@attrs.frozen
+class Way:
+    """A server, and a session that reaches it."""
+
+    server: StallingServer
+    proxy: Proxy | None
+    session: Session
+
+
+@attrs.frozen
+class Wire:
+    """What lies between client and server."""
+
+    name: str
+    tls: bool
+    proxied: bool
+
+    @contextlib.contextmanager
+    def open(self, certificate: trustme.LeafCert, authority_file: Path) -> Iterator[Way]:
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(StallingServer(certificate if self.tls else None))
+            proxy = stack.enter_context(Proxy()) if self.proxied else None
+            session = stack.enter_context(new_session(authority_file))
+            if proxy is not None:
+                session.proxies = {"http": proxy.url, "https": proxy.url}
+            yield Way(server, proxy, session)
+
+
+WIRES = [
+    Wire("plain", tls=False, proxied=False),
+    Wire("TLS", tls=True, proxied=False),
+    Wire("proxy", tls=False, proxied=True),
+    Wire("CONNECT", tls=True, proxied=True),
+]
+wires = pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
+
+
+def new_session(authority_file: Path | None = None, *, pool_maxsize: int | None = None) -> Session:
+    session = Session()
+    session.trust_env = False
+    if authority_file is not None:
+        session.verify = str(authority_file)
+    if pool_maxsize is not None:
+        session.mount("http://", CancellableAdapter(pool_maxsize=pool_maxsize, pool_block=True))
+    return session
+
+
+@pytest.fixture
+def server() -> Iterator[StallingServer]:
+    with StallingServer() as server:
+        yield server
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    with new_session() as session:
+        yield session
+
+
+def stop(server: StallingServer | Proxy, token: CancelToken, call: Call[Any]) -> None:
+    """Cancel once the peer stalls; return when the call has ended and the peer has seen the hang-up."""
+    server.stalled.get()
+    token.cancel("enough")
+    call.join()
+    server.hang_ups.get()
+
+
+@wires
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.usefixtures("without_gc")
+def test_a_stop_in_each_phase_frees_the_call_and_leaves_nothing_behind(
+    wire: Wire, phase: Phase, certificate: trustme.LeafCert, authority_file: Path
+) -> None:
+    """T-N1, T-N2, T-N5, T-N6, T-N7, T-N8: from connect to the last byte of the body, over every wire."""
+    if phase == "tls" and not wire.tls:
+        pytest.skip("no handshake on this wire")
+    with no_descriptor_left(), wire.open(certificate, authority_file) as way:
+        token = CancelToken()
+        body = UPLOAD if phase == "upload" else b"question"
+        way.server.phase = phase
+        with no_descriptor_left():
+            call = Call(lambda: way.session.post(way.server.url, data=body, token=token))
+            stop(way.server, token, call)
+            way.server.join_connections()
+            if way.proxy is not None:
+                way.proxy.join_connections()
+        stopped_requests = len(way.server.requests)
+        way.server.phase = None
+        following = way.session.post(way.server.url, data=b"question", token=CancelToken()).content
+
+        assert isinstance(call.error, Cancelled)
+        assert token is call.error.token
+        assert 0 == token.stats().registrations
+        assert (0 if phase == "tls" else 1) == stopped_requests
+        assert b"ok" == following
+
+
+@linux_only
+@pytest.mark.parametrize("proxied", [False, True])
+@pytest.mark.usefixtures("without_gc")
+def test_a_stop_frees_a_call_that_connects(proxied: bool, server: StallingServer) -> None:
+    """T-N3: a connect that gets no answer, to the server or to its proxy."""
+    with FullListener() as full, no_descriptor_left():
+        with new_session() as session:
+            dead_end = f"http://127.0.0.1:{full.port}"
+            url, proxies = (server.url, {"http": dead_end}) if proxied else (dead_end, None)
+            token = CancelToken()
+            sending = threading.Event()
+            session.mount("http://", adapter_reporting(sending))
+            call = Call(lambda: session.get(url, proxies=proxies, token=token))
+            sending.wait()
+            token.cancel()
+            call.join()
+
+            assert isinstance(call.error, Cancelled)
+            assert b"ok" == session.get(server.url, token=CancelToken()).content
+        server.join_connections()
+
+
+def adapter_reporting(sending: threading.Event) -> CancellableAdapter:
+    """An adapter that says when a request is about to be sent."""
+
+    class Reporting(CancellableAdapter):
+        def send(self, *args: Any, **kwargs: Any) -> Response:
+            sending.set()
+            return super().send(*args, **kwargs)
+
+    return Reporting()
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_a_stop_frees_a_call_whose_proxy_does_not_answer_connect(
+    certificate: trustme.LeafCert, authority_file: Path
+) -> None:
+    with no_descriptor_left(), Proxy(stalls=True) as proxy, new_session(authority_file) as session:
+        session.proxies = {"https": proxy.url}
+        token = CancelToken()
+        call = Call(lambda: session.get("https://127.0.0.1:9/", token=token))
+        stop(proxy, token, call)
+
+        assert isinstance(call.error, Cancelled)
+        with StallingServer(certificate) as server:
+            session.proxies = {}
+            assert b"ok" == session.get(server.url).content
+
+
+def test_a_stop_frees_a_call_that_looks_up_a_name(
+    server: StallingServer, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T-N4: the lookup itself can't be interrupted; it is left behind, and the session goes on."""
+    asked, answer = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def stalling(host: str, *args: int) -> object:
+        if host != "stalls.test":
+            return real(host, *args)
+        if args[-1] & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        asked.set()
+        answer.wait()
+        raise socket.gaierror(socket.EAI_AGAIN, "too late")
+
+    monkeypatch.setattr(socket, "getaddrinfo", stalling)
+    token = CancelToken()
+    call = Call(lambda: session.get("http://stalls.test/", token=token))
+    asked.wait()
+    token.cancel()
+    call.join()
+    try:
+        assert isinstance(call.error, Cancelled)
+        assert b"ok" == session.get(server.url, token=CancelToken()).content
+    finally:
+        answer.set()
+
+
+def test_a_stop_frees_a_call_that_waits_for_a_free_connection(server: StallingServer) -> None:
+    """The pool wait; and the connection that was in use is none the worse for it (T-N7)."""
+    with new_session(pool_maxsize=1) as session:
+        server.phase = "between chunks"
+        first, second = CancelToken(), CancelToken()
+        streaming = session.get(server.url, stream=True, token=first)
+        server.stalled.get()
+        entered = threading.Event()
+        adapter = adapter_reporting(entered)
+        adapter.poolmanager = session.get_adapter(server.url).poolmanager  # type: ignore[attr-defined]
+        session.mount("http://", adapter)
+        call = Call(lambda: session.get(server.url, token=second))
+        entered.wait()
+        second.cancel()
+        call.join()
+
+        assert isinstance(call.error, Cancelled)
+        arrived = streaming.iter_arrived()
+        assert LINES == next(arrived)
+        server.phase = None
+        third = Call(lambda: session.get(server.url, token=CancelToken()))  # waits until the stream is closed
+        streaming.close()
+        assert third.join().error is None
+
+
+READERS: dict[str, Callable[[Response], Iterator[object]]] = {
+    "iter_arrived": lambda response: response.iter_arrived(),
+    "iter_content": lambda response: response.iter_content(4),
+    "iter_content of what arrives": lambda response: response.iter_content(None),
+    "iter_lines": lambda response: response.iter_lines(4),
+    "text": lambda response: response.iter_content(4, decode_unicode=True),
+    "iter": iter,
+    "raw": lambda response: response.raw.stream(4),
+    "raw read": lambda response: iter(lambda: response.raw.read(4), b""),
+    "raw read1": lambda response: iter(lambda: response.raw.read1(4), b""),
+    "raw read all": lambda response: iter([response.raw.read()]),
+    "content": lambda response: iter([response.content]),
+    "json": lambda response: iter([response.json()]),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("phase", BODY_PHASES)
+@pytest.mark.usefixtures("without_gc")
+def test_every_way_to_read_a_body_obeys_in_another_thread(
+    reader: str, phase: Phase, server: StallingServer, session: Session
+) -> None:
+    """T-N7: the response carries the token; the thread that reads it knows nothing of it."""
+    server.phase = phase
+    token = CancelToken()
+    with no_descriptor_left():
+        response = session.get(server.url, stream=True, token=token)
+        read: queue.SimpleQueue[object] = queue.SimpleQueue()
+
+        def consume() -> None:
+            for piece in READERS[reader](response):
+                read.put(piece)
+
+        call = Call(consume)
+        stop(server, token, call)
+        server.join_connections()
+        response.close()
+
+    assert isinstance(call.error, Cancelled)
+
+
+@pytest.mark.parametrize("phase", ["fast", "between chunks", "length"])
+@pytest.mark.parametrize("reader", ["iter_arrived", "iter_content", "iter_lines"])
+def test_nothing_is_delivered_after_the_stop_although_it_has_arrived(
+    reader: str, phase: Phase, server: StallingServer, session: Session
+) -> None:
+    """T-N5: a read of a fast stream holds hundreds of events."""
+    server.phase = phase
+    token = CancelToken()
+    with session.get(server.url, stream=True, token=token) as response:
+        items = READERS[reader](response)
+        first = next(items)
+        token.cancel()
+
+        assert first
+        with pytest.raises(Cancelled):
+            next(items)
+
+
+@pytest.mark.parametrize("reader", ["iter_arrived", "iter_content", "iter_lines"])
+@pytest.mark.parametrize("phase", ["fast", "between chunks", "mid-chunk", "length", "until close"])
+@pytest.mark.usefixtures("without_gc")
+def test_breaking_out_of_an_iterator_leaves_nothing_behind(
+    reader: str, phase: Phase, server: StallingServer, session: Session
+) -> None:
+    """T-N8: the connection ends, the server learns, the token is left; nobody calls `close()`."""
+    server.phase = phase
+    token = CancelToken()
+    with no_descriptor_left():
+        response = session.get(server.url, stream=True, token=token)
+        for _ in READERS[reader](response):
+            break
+        server.hang_ups.get()
+        server.join_connections()
+
+    assert 0 == token.stats().registrations
+
+
+def test_small_chunks_are_handed_out_as_they_arrive(server: StallingServer, session: Session) -> None:
+    """Also the beginning of a chunk whose rest is missing."""
+    server.phase = "mid-chunk"
+    with session.get(server.url, stream=True, token=CancelToken()) as response:
+        assert LINES == next(response.iter_arrived())
+
+
+def test_a_body_can_be_iterated_once_only(server: StallingServer, session: Session) -> None:
+    with session.get(server.url, stream=True) as response:
+        assert [b"ok"] == list(response.iter_arrived())
+        with pytest.raises(requests.exceptions.StreamConsumedError):
+            response.iter_arrived()
+
+
+def test_a_late_stop_does_not_touch_the_next_request_on_the_same_connection(
+    server: StallingServer, session: Session
+) -> None:
+    """T-N7: the connection in the pool belongs to no token."""
+    first, second = CancelToken(), CancelToken()
+    session.get(server.url, token=first)
+    resting = first.stats().registrations
+    server.phase = "between chunks"
+    streaming = session.get(server.url, stream=True, token=second)
+    server.stalled.get()
+    first.cancel("too late")
+
+    assert 0 == resting
+    assert 1 == server.connections
+    arrived = streaming.iter_arrived()
+    assert LINES == next(arrived)
+    assert server.hang_ups.empty()
+    streaming.close()
+
+
+def test_a_finished_response_survives_the_stop(server: StallingServer, session: Session) -> None:
+    """T-S15: what was read to its end stays, also through the iterators, and its connection is kept."""
+    token = CancelToken()
+    response = session.get(server.url, token=token)
+    token.cancel()
+
+    assert b"ok" == response.content
+    assert [b"ok"] == list(response.iter_content(10))
+    assert [b"ok"] == list(response.iter_lines())
+    assert b"ok" == session.get(server.url).content
+    assert 1 == server.connections
+
+
+def test_a_stop_before_the_start_opens_no_connection(server: StallingServer, session: Session) -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        session.get(server.url, token=token)
+
+    assert 0 == server.connections
+
+
+@pytest.mark.parametrize("phase", ["upload", "headers"])
+def test_a_stopped_request_is_not_sent_again(phase: Phase, server: StallingServer) -> None:
+    """T-N5: urllib3's Retry takes our shutdown for a broken connection and would post once more."""
+    retry = StoppableRetry(total=5, connect=5, read=5, status=5, allowed_methods=None, status_forcelist=[500])
+    with new_session() as session:
+        session.mount("http://", CancellableAdapter(max_retries=retry))
+        server.phase = phase
+        token = CancelToken()
+        body = UPLOAD if phase == "upload" else b"question"
+        call = Call(lambda: session.post(server.url, data=body, token=token))
+        stop(server, token, call)
+        server.join_connections()
+
+        assert isinstance(call.error, Cancelled)
+        assert 1 == server.connections
+
+
+def test_back_off_before_a_retry_obeys() -> None:
+    """The wait between two tries is one of the phases: nothing listens here, and the back-off takes an hour."""
+    retry = StoppableRetry(total=5, backoff_factor=3600, backoff_max=3600)
+    waiting = threading.Event()
+
+    class Waiting(CancelToken):
+        def sleep(self, seconds: float) -> None:
+            if seconds:
+                waiting.set()
+            super().sleep(seconds)
+
+    token = Waiting()
+    with new_session() as session, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        session.mount("http://", CancellableAdapter(max_retries=retry))
+        call = Call(lambda: session.get(f"http://127.0.0.1:{port}/", token=token))
+        waiting.wait()
+        token.cancel()
+
+        assert isinstance(call.join().error, Cancelled)
+
+
+def test_retries_still_happen_without_a_stop() -> None:
+    retry = StoppableRetry(total=2)
+    with new_session() as session, socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        listener.close()
+        session.mount("http://", CancellableAdapter(max_retries=retry))
+        with pytest.raises(requests.ConnectionError, match="Max retries exceeded"):
+            session.get(f"http://127.0.0.1:{port}/", token=CancelToken())
+
+
+def test_a_plain_retry_is_made_stoppable_and_a_strange_one_refused() -> None:
+    class Own(Retry):
+        pass
+
+    adapter = CancellableAdapter(max_retries=Retry(total=7, backoff_factor=0.5))
+
+    assert isinstance(adapter.max_retries, StoppableRetry)
+    assert (7, 0.5) == (adapter.max_retries.total, adapter.max_retries.backoff_factor)
+    assert isinstance(adapter.max_retries.new(), StoppableRetry)
+    with pytest.raises(TypeError, match="StoppableRetry"):
+        CancellableAdapter(max_retries=Own(3))
+
+
+def test_an_upload_from_a_generator_stops_between_its_pieces(
+    server: StallingServer, session: Session
+) -> None:
+    token = CancelToken()
+    taken = []
+
+    def pieces() -> Iterator[bytes]:
+        for number in range(10):
+            taken.append(number)
+            if number == 3:
+                token.cancel()
+            yield b"piece"
+
+    with pytest.raises(Cancelled):
+        session.post(server.url, data=pieces(), token=token)
+
+    assert [0, 1, 2, 3] == taken
+
+
+def test_a_bound_token_reaches_code_that_knows_nothing_of_tokens(server: StallingServer) -> None:
+    token = CancelToken()
+    server.phase = "headers"
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", CancellableAdapter())
+
+        def work() -> None:
+            with use_token(token):
+                session.get(server.url)
+
+        call = Call(work)
+        stop(server, token, call)
+
+    assert isinstance(call.error, Cancelled)
+
+
+def test_the_token_of_a_request_goes_before_the_bound_one(server: StallingServer, session: Session) -> None:
+    cancelled = CancelToken()
+    cancelled.cancel()
+    with use_token(cancelled):
+        assert b"ok" == session.get(server.url, token=CancelToken.never()).content
+        with pytest.raises(Cancelled):
+            session.get(server.url)
+    assert b"ok" == session.get(server.url).content
+
+
+def test_an_error_of_the_peer_stays_its_own(server: StallingServer, session: Session) -> None:
+    token = CancelToken()
+
+    server.phase = "headers"
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        session.get(server.url, token=token, timeout=0.01)
+    server.phase = "between chunks"
+    with pytest.raises(requests.exceptions.ConnectionError):
+        session.get(server.url, token=token, timeout=(None, 0.01))
+    with pytest.raises(requests.exceptions.ConnectionError, match="resolve"):
+        session.get("http://name.invalid/", token=token)
+    with pytest.raises(requests.exceptions.InvalidURL):
+        session.get("http://" + "x" * 64 + ".test/", token=token)
+    assert 0 == token.stats().registrations
+
+
+def test_a_wrong_certificate_is_reported_as_such(certificate: trustme.LeafCert) -> None:
+    with (
+        StallingServer(certificate) as server,
+        new_session() as session,
+        pytest.raises(requests.exceptions.SSLError),
+    ):
+        session.get(server.url, token=CancelToken())
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_a_dropped_response_is_not_kept_by_the_token(server: StallingServer, session: Session) -> None:
+    """T-N8: a token that lives as long as the process collects no connections nobody reads any more."""
+    server.phase = "between chunks"
+    token = CancelToken()
+    with no_descriptor_left():
+        response = session.get(server.url, stream=True, token=token)
+        server.stalled.get()
+        del response
+        server.hang_ups.get()
+        server.join_connections()
+
+    assert 0 == token.stats().registrations
+
+
+def test_methods_send_what_they_are_called(server: StallingServer, session: Session) -> None:
+    for method in ("get", "options", "head", "post", "put", "patch", "delete"):
+        with getattr(session, method)(server.url, token=CancelToken(), stream=True) as response:
+            assert 200 == response.status_code
+
+    assert ["GET", "OPTIONS", "HEAD", "POST", "PUT", "PATCH", "DELETE"] == [
+        head.split(b" ")[0].decode() for head in server.requests
+    ]
+
+
+def test_a_socks_proxy_is_refused(session: Session) -> None:
+    with pytest.raises(requests.exceptions.InvalidSchema, match="SOCKS"):
+        session.get("http://127.0.0.1/", proxies={"http": "socks5://127.0.0.1:1080"})
+
+
+def test_a_pickled_session_is_stoppable_still(server: StallingServer) -> None:
+    with new_session() as session:
+        pickled = pickle.dumps(session)
+    with pickle.loads(pickled) as session:
+        server.phase = "headers"
+        token = CancelToken()
+        call = Call(lambda: session.get(server.url, token=token))
+        stop(server, token, call)
+
+    assert isinstance(call.error, Cancelled)
+
+
+def test_a_key_goes_before_netrc_and_shows_nowhere(
+    server: StallingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T-N10: with a plain header, `.netrc` would win, and its password would be sent to the host."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password other\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    key = BearerAuth("sk-secret")
+    with Session() as session:
+        session.get(server.url, headers={"Authorization": "Bearer sk-secret"})
+        session.get(server.url, auth=key)
+
+    assert b"Basic" in server.requests[0]
+    assert b"Authorization: Bearer sk-secret" in server.requests[1]
+    assert "secret" not in repr(key)
+    assert key == copy.copy(key)
+    assert key != BearerAuth("other")
+    assert hash(key) == hash(BearerAuth("sk-secret"))
