@@ -1,0 +1,273 @@
+"""One call of `cancel()`, from the claim to the last callback.
+
+The theory, by the rules of docs/cancellation.md:
+
+1.  *Claim.* Reasons are appended to a list; whoever stands first has won. One append decides, and looking twice
+    gives the same answer, which a test-and-set would not after an interruption (T-S9).
+2.  *Mark.* Every descendant is flagged before any callback runs (T-S1). A losing call marks, too (T-S10).
+3.  *Wake* the threads that wait on the tokens: they need no callback's permission.
+4.  *Run* the callbacks, of inner tokens first, of one token newest first (T-S2).
+
+Who runs a token's callbacks? The call whose reason stands first in the token's list, directly or as `cause`.
+So two calls never run callbacks of one token side by side, and a call that only helped to mark leaves them alone.
+
+There are no locks (T-S6): a signal handler or a finalizer may run between any two bytecodes here, in this very
+thread, and call anything of this package. Every step is a single dict or list operation, or may be done twice.
+That is also how an interruption is survived (T-S3): `advance()` is simply called again and picks up where it was.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import threading
+from _thread import LockType
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, cast
+
+from cancel_token._errors import CancelReason
+
+if TYPE_CHECKING:
+    from cancel_token._token import CancelToken
+
+MAX_LATER_REASONS = 8  # chosen by hand: enough to see who else wanted it, little enough to forget about
+
+Entry = tuple[object, Callable[[], object] | None]
+
+
+class _ThreadState(threading.local):
+    """What belongs to a thread; in a forked child only the forking thread's remains."""
+
+    callback_depth = 0  # how many callbacks of this package this thread is inside of
+
+
+thread_state = _ThreadState()
+
+
+def wake(lock: LockType) -> None:
+    """Release a lock on which a thread may sleep; twice is as good as once."""
+    try:
+        lock.release()
+    except RuntimeError:  # "release unlocked lock": another waker came first
+        pass
+
+
+def derive(reason: CancelReason) -> CancelReason:
+    """What a descendant says of a token that was cancelled for `reason`."""
+    cause = reason.cause or reason
+    return CancelReason("parent", cause.message, at=cause.at, cause=cause)
+
+
+class Running:
+    """The callbacks under way in one call of `cancel()`; tokens point to it while their callbacks run.
+
+    `taken` holds the entry between leaving its token and being called, `current` is set before the entry leaves
+    `taken`. Whoever asks looks at `taken` first, then at `current`, and so cannot miss it in between.
+    """
+
+    __slots__ = ("closers", "current", "process_id", "steps", "taken")
+
+    def __init__(self) -> None:
+        self.taken: list[Entry] = []
+        self.current: object = None
+        self.closers: list[LockType] = []
+        self.process_id = os.getpid()
+        # Taking an entry off `taken` and entering its callback is one call into C, with no bytecode in between:
+        # an interruption finds the entry either still in `taken`, or its callback begun.
+        entries: Iterable[Any] = iter(self.taken.pop, None)
+        self.steps = map(operator.call, map(operator.itemgetter(1), entries))
+
+    def has(self, registration: object) -> bool:
+        """Is the callback of this registration running, or about to?"""
+        return any(entry[0] is registration for entry in list(self.taken)) or self.current is registration
+
+    def finish_current(self) -> None:
+        self.current = None
+        for lock in list(self.closers):
+            wake(lock)
+
+    def wait_until_done(self, registration: object) -> None:
+        """Block until the callback of `registration` has returned (T-S5)."""
+        while self.has(registration):
+            lock = threading.Lock()
+            lock.acquire()
+            self.closers.append(lock)
+            try:
+                if self.has(
+                    registration
+                ):  # published, so look again: it may have ended before it could see us
+                    lock.acquire()
+            finally:
+                self.closers.remove(lock)
+
+
+class Cancellation:
+    """One call of `cancel()` on `token`; every method may be interrupted and called again."""
+
+    __slots__ = ("errors", "origin", "running", "to_run", "token", "won")
+
+    def __init__(self, token: CancelToken, reason: CancelReason) -> None:
+        self.token = token
+        self.origin = reason  # must be this call's own object: its identity says who won
+        self.won = False
+        self.to_run: list[CancelToken] | None = None  # None until everything is marked
+        self.running: Running | None = None
+        self.errors: list[BaseException] = []
+
+    def flag(self) -> None:
+        """Claim the token, mark it and all its descendants, wake the waiting threads; runs no foreign code."""
+        reasons = self.token._reasons
+        if not any(reason is self.origin for reason in list(reasons)) and len(reasons) <= MAX_LATER_REASONS:
+            reasons.append(self.origin)
+            del reasons[1 + MAX_LATER_REASONS :]  # two calls may have seen the last free place
+        self.won = reasons[0] is self.origin
+        if self.to_run is None:
+            self.to_run = self._mark()
+        for token in self.to_run:
+            for key in list(token._held):
+                if isinstance(key, LockType):
+                    wake(key)
+
+    def _mark(self) -> list[CancelToken]:
+        """Flag the whole tree with a stack, not by recursion; returns the tokens whose callbacks are ours."""
+        root, won = self.token, self.won
+        to_run: list[CancelToken] = []
+        root.cancelled = True  # type: ignore[misc]  # read-only for users
+        if won:
+            if root._held:
+                to_run.append(root)
+        elif root._settled:
+            return to_run
+        if root._children:
+            derived = derive(root._reasons[0])
+            cause = derived.cause
+            stack = [root]
+            seen: set[CancelToken] = set()
+            while stack:
+                for link in list(stack.pop()._children):
+                    child = link()
+                    if child is None:
+                        continue
+                    reasons = child._reasons
+                    if not reasons or (won and len(reasons) <= MAX_LATER_REASONS and derived not in reasons):
+                        reasons.append(derived)
+                    # The flag first, then the look at `_held`: on_cancel writes and looks the other way
+                    # round, so at least one of us sees the other. The same with `_children` and child().
+                    child.cancelled = True  # type: ignore[misc]  # read-only for users
+                    if won and child._held and reasons[0].cause is cause:
+                        to_run.append(child)
+                    if child._children:
+                        # The winner passes settled tokens, too: a helper may have marked what is ours to run.
+                        if not won and child._settled:
+                            continue
+                        if len(child._links) > 1:  # reached on several ways: without this, 2 ** depth of them
+                            if child in seen:
+                                continue
+                            seen.add(child)
+                        stack.append(child)
+        root._settled = True
+        return to_run
+
+    def run(self) -> None:
+        """Run the callbacks that are ours, each exactly once, collecting what they raise in `errors`."""
+        if not self.to_run:
+            return
+        depth = thread_state.callback_depth
+        thread_state.callback_depth = depth + 1
+        try:
+            running = self.running
+            if running is None:
+                running = self.running = Running()
+            while self.to_run:
+                token = self.to_run[-1]  # inner tokens stand behind outer ones
+                token._running = running  # before anything is taken, so that close() knows whom to wait for
+                self._run_callbacks(token, running)
+                token._running = None
+                token._unpin()
+                self.to_run.pop()
+        finally:
+            thread_state.callback_depth = depth
+
+    def _run_callbacks(self, token: CancelToken, running: Running) -> None:
+        running.finish_current()  # when called again after an interruption
+        held, taken, steps = token._held, running.taken, running.steps
+        while True:
+            if not taken:
+                try:
+                    # The newest entry moves from one container to the other in one call into C: nobody, not even
+                    # an interruption right after it, can find it in neither.
+                    taken.extend(map(dict.popitem, cast("tuple[dict[Any, Any]]", (held,))))
+                except KeyError:
+                    return
+            key, callback = taken[0]
+            if callback is None:  # a waiting thread's lock, or a pinned child that has been seen to already
+                taken.clear()
+                continue
+            running.current = key
+            try:
+                next(steps)
+            except BaseException as exc:
+                self.errors.append(exc)
+            running.finish_current()
+
+    def help_mark(self) -> None:
+        """Only mark what somebody else's call has decided, so that nothing below is behind (T-S1)."""
+        self._mark()
+
+    def advance(self) -> None:
+        self.flag()
+        self.run()
+
+    def raise_errors(self, interrupt: BaseException | None) -> None:
+        """Raise what the callbacks raised, and what interrupted us.
+
+        A KeyboardInterrupt goes on as itself wherever it struck, since `except KeyboardInterrupt` must meet it.
+        """
+        errors = self.errors
+        if interrupt is None:
+            interrupt = next((error for error in errors if isinstance(error, KeyboardInterrupt)), None)
+        errors = [error for error in errors if error is not interrupt]
+        group = BaseExceptionGroup(f"callbacks of {self.token!r} raised", errors) if errors else None
+        if interrupt is not None:
+            if group is None:
+                raise interrupt
+            raise interrupt from group
+        if group is not None:
+            raise group
+
+    def report_errors(self) -> None:
+        """Tell `sys.unraisablehook` what the callbacks raised: nobody above could catch it (T-S3)."""
+        for error in self.errors:
+            report_unraisable(error, self.token)
+        self.errors.clear()
+
+
+def cancel_all(cancellations: Iterable[Cancellation]) -> None:
+    """Flag all the tokens before the first callback runs; report errors instead of raising them (T-S12)."""
+    pending = list(cancellations)
+    for cancellation in pending:
+        cancellation.flag()
+    for cancellation in pending:
+        cancellation.run()
+        cancellation.report_errors()
+
+
+class _Reporter:
+    """CPython offers no way to call the hook with arguments of our own but to let it happen in a finalizer."""
+
+    __slots__ = ("error", "token")
+
+    def __init__(self, error: BaseException, token: CancelToken) -> None:
+        self.error = error
+        self.token = token
+
+    def __repr__(self) -> str:
+        return f"<callback of {self.token!r}>"
+
+    def __del__(self) -> None:
+        raise self.error
+
+
+def report_unraisable(error: BaseException, token: CancelToken) -> None:
+    """Report an error where nobody could catch it: the interpreter calls `sys.unraisablehook`."""
+    _Reporter(error, token)

@@ -1,0 +1,187 @@
+"""Deadlines, and the thread that keeps them (T-S12).
+
+One daemon thread for the whole process, started by the first deadline or `cancel_soon()`. It is told everything
+through a `queue.SimpleQueue`, whose `put` is one call into C and may be interrupted by itself: a Condition would
+deadlock in a signal handler. Only that thread touches the heap. The heap holds tokens weakly and entries are
+never removed from its middle: a token that was cancelled, closed or dropped leaves a dead entry, and when
+half of the heap may be dead, it is rebuilt.
+"""
+
+from __future__ import annotations
+
+import _thread
+import heapq
+import itertools
+import os
+import queue
+import threading
+import time
+from _thread import LockType
+from typing import TYPE_CHECKING, NoReturn, Protocol
+from weakref import ref
+
+from cancel_token._cancellation import Cancellation, cancel_all
+from cancel_token._errors import CancelReason
+
+if TYPE_CHECKING:
+    from cancel_token._token import CancelToken
+
+MAX_WAIT_SECONDS = 3600.0  # chosen by hand: far below any platform's limit, rare enough to cost nothing
+MIN_PRUNE_ENTRIES = 64  # chosen by hand: a smaller heap is not worth a thought
+
+
+class Clock(Protocol):
+    """Where a token's time comes from. Tests hand in `cancel_token.testing.ManualClock`."""
+
+    def now(self) -> float:
+        """Seconds that never go back."""
+
+    def schedule(self, token: CancelToken, when: float) -> None:
+        """Cancel `token` when `now()` reaches `when`. Must hold it weakly and must not block."""
+
+    def acquire(self, lock: LockType, seconds: float) -> bool:
+        """Acquire `lock`, giving up after `seconds` of this clock; says whether it was acquired."""
+
+
+class Deadlines:
+    """A heap of deadlines; for one thread only."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, ref[CancelToken]]] = []
+        self._numbers = itertools.count()  # so that equal times never compare tokens
+        self._prune_at = MIN_PRUNE_ENTRIES
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, when: float, token: ref[CancelToken]) -> None:
+        """Add one; now and then this drops the dead, so that they are never more than the living."""
+        if len(self._heap) >= self._prune_at:
+            living = [entry for entry in self._heap if _is_alive(entry)]
+            heapq.heapify(living)
+            self._heap = living
+            self._prune_at = max(MIN_PRUNE_ENTRIES, 2 * len(living))
+        heapq.heappush(self._heap, (when, next(self._numbers), token))
+
+    def next_time(self) -> float | None:
+        """When the nearest is due; drops dead ones on the way."""
+        while self._heap and not _is_alive(self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now: float) -> list[CancelToken]:
+        """Take out the tokens whose time has come."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            entry = heapq.heappop(self._heap)
+            token = entry[2]()
+            if token is not None and _is_alive(entry):
+                due.append(token)
+        return due
+
+
+def _is_alive(entry: tuple[float, int, ref[CancelToken]]) -> bool:
+    token = entry[2]()
+    if token is None or token.cancelled:
+        return False
+    deadline = token._deadline
+    return deadline is not None and entry[0] <= deadline  # later ones were overtaken
+
+
+def expire(tokens: list[CancelToken], now: float) -> None:
+    """Cancel tokens whose time has come: all flags, then all callbacks, whose errors are reported."""
+    cancel_all([Cancellation(token, CancelReason("deadline", "time is up", at=now)) for token in tokens])
+
+
+Letter = tuple[float, "ref[CancelToken]"] | Cancellation
+
+
+class _Service:
+    """The thread's mailbox."""
+
+    def __init__(self) -> None:
+        self._mail: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+        self._deadlines = Deadlines()
+        self._threads: list[int] = []  # the first has the office
+        self._hooked = False
+
+    def schedule(self, when: float, token: CancelToken) -> None:
+        self._mail.put((when, ref(token)))
+        self._ensure_thread()
+
+    def run_soon(self, cancellation: Cancellation) -> None:
+        self._mail.put(cancellation)
+        self._ensure_thread()
+
+    def _ensure_thread(self) -> None:
+        if not self._threads:
+            if not self._hooked:
+                self._hooked = True
+                os.register_at_fork(after_in_child=self._after_fork)
+            # Not threading.Thread: its start() takes locks that a signal handler may have interrupted the
+            # holder of. Two callers may both come here: the second thread finds the office taken and leaves.
+            _thread.start_new_thread(self._serve, ())
+
+    def _after_fork(self) -> None:
+        """The thread did not come along: serve what it had, from a thread of our own (T-S18)."""
+        old = self._mail
+        self._mail = queue.SimpleQueue()  # the old one remembers a reader that is no more
+        self._threads = []
+        while True:
+            try:
+                self._mail.put(old.get_nowait())
+            except queue.Empty:
+                break
+        if len(self._deadlines) or not self._mail.empty():
+            self._ensure_thread()
+
+    def _serve(self) -> None:
+        me = _thread.get_ident()
+        self._threads.append(me)
+        try:
+            if self._threads[0] == me:
+                threading.current_thread().name = "cancel_token service"
+                self._keep_time(self._mail, self._deadlines)
+        finally:
+            self._threads.remove(me)
+
+    @staticmethod
+    def _keep_time(mail: queue.SimpleQueue[Letter], deadlines: Deadlines) -> NoReturn:
+        while True:
+            when = deadlines.next_time()
+            seconds = None if when is None else min(max(0.0, when - time.monotonic()), MAX_WAIT_SECONDS)
+            try:
+                letter = mail.get(timeout=seconds)
+            except queue.Empty:
+                pass
+            else:
+                if isinstance(letter, Cancellation):
+                    cancel_all([letter])
+                else:
+                    deadlines.add(*letter)
+                del letter  # or it would keep a token alive until the next one comes
+            now = time.monotonic()
+            expire(deadlines.pop_due(now), now)
+
+
+service = _Service()
+
+
+class _SystemClock:
+    """The machine's monotonic clock; deadlines are kept by the service thread."""
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def schedule(self, token: CancelToken, when: float) -> None:
+        service.schedule(when, token)
+
+    def acquire(self, lock: LockType, seconds: float) -> bool:
+        give_up = time.monotonic() + seconds
+        while (left := give_up - time.monotonic()) > MAX_WAIT_SECONDS:
+            if lock.acquire(timeout=MAX_WAIT_SECONDS):
+                return True
+        return lock.acquire(timeout=max(0.0, left))
+
+
+SYSTEM_CLOCK: Clock = _SystemClock()

@@ -1,0 +1,618 @@
+"""The token: a tree of one-way flags, with callbacks.
+
+State, and what keeps it true without a lock (T-S6; the walk of `cancel()` is in `_cancellation.py`):
+
+1.  Everything changes by single dict, list or slot operations, which the interpreter does not interrupt.
+2.  Whoever adds something *publishes it first and then looks again* at the flag; whoever cancels *sets the flag
+    first and then looks* at what is published. At least one of them sees the other.
+3.  Whoever takes an entry out of a dict owns it: a callback is run by the one who took it, and by nobody else.
+4.  `_held` is not empty => the token is in `_held` of its parents, and so on to the root ("pinned", T-S7).
+    Unpinning looks again after it has unpinned.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
+from weakref import ref
+
+import attrs
+
+from cancel_token import _origins
+from cancel_token._cancellation import Cancellation, Running, cancel_all, derive, thread_state
+from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
+from cancel_token._errors import Cancelled, CancelReason
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+@attrs.frozen(kw_only=True)
+class TokenStats:
+    """What hangs on one token, to find listeners that were forgotten (T-S8).
+
+    Args:
+        children: Children that are alive and not closed.
+        registrations: Callbacks that neither ran nor left.
+        waiting: Threads inside `wait()` or `sleep()`.
+        origins: Where each registration and child was made, while `record_origins()` was in force.
+    """
+
+    children: int
+    registrations: int
+    waiting: int
+    origins: tuple[str, ...] = ()
+
+
+class _Link(ref["CancelToken"]):
+    """A parent's weak hold on a child; takes itself off the parent when the child is gone."""
+
+    __slots__ = ("parent",)
+
+    parent: CancelToken
+
+
+def _unlink(link: ref[CancelToken]) -> None:
+    link.parent._children.pop(link, None)  # type: ignore[attr-defined]  # only _Link comes here
+
+
+class Registration:
+    """A callback's place on a token; made by `on_cancel`. A context manager: leaving it is `close()`."""
+
+    __slots__ = ("_token", "_where")
+
+    _token: CancelToken
+    _where: str
+
+    def unregister(self) -> bool:
+        """Take the callback back, without waiting. May be called anywhere, any number of times.
+
+        Returns:
+            True if this call was in time: the callback has not run and will not.
+            False if it has run, is running in some thread, or was taken back before.
+        """
+        token = self._token
+        held = token._held
+        if held.pop(self, None) is None:
+            return False
+        if not held and token._links:
+            token._unpin()
+        return True
+
+    def close(self) -> None:
+        """Take the callback back; if it is running in another thread, wait for it.
+
+        When this returns, the callback is not running and will not run: what it uses may be thrown away.
+        There are two exceptions, in which it returns at once although the callback may be running:
+        inside any callback that a token is running (two callbacks that close each other would wait forever),
+        and in a forked child for a callback of a thread that did not come along.
+        """
+        if self.unregister():
+            return
+        running = self._token._running
+        if running is None or thread_state.callback_depth:
+            return
+        running.wait_until_done(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "registered" if self in self._token._held else "left"
+        return f"<Registration on {self._token!r}, {state}>"
+
+
+class CancelToken:
+    """Whoever holds it may cancel it and ask it.
+
+    Code that must not stop its caller is handed `token.child()`. A token goes from active to cancelled once, and
+    never back. All methods may be called from any thread; `cancel`, `on_cancel`, `unregister` and `child` also
+    from a signal handler, a finalizer, a weakref callback, and after a fork.
+
+    Args:
+        timeout: Seconds from now until it is cancelled with kind `"deadline"`; None for no limit, zero or less for
+            at once.
+        name: For people; shown in `repr`.
+        clock: Where time comes from; the system's monotonic clock by default. Children inherit it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_children",
+        "_clock",
+        "_deadline",
+        "_held",
+        "_links",
+        "_open",
+        "_reasons",
+        "_running",
+        "_settled",
+        "_where",
+        "cancelled",
+        "name",
+    )
+
+    if TYPE_CHECKING:
+
+        @property
+        def cancelled(self) -> bool:
+            """True as soon as a stop was decided; never False again.
+
+            It does not say that every callback has run.
+            """
+
+    _children: dict[_Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
+    _held: dict[object, Callable[[], object] | None]  # registrations; waiting threads' locks; pinned children
+    _links: tuple[_Link, ...]  # one to each parent; they stay after close(), for move_on_cancel
+    _reasons: list[CancelReason]  # the first has won
+    _deadline: float | None  # our own; only ever moves nearer
+    _running: Running | None  # set while callbacks of this token are taken and run
+    _settled: bool  # a walk that began here has ended: every descendant is marked
+    _open: bool  # False after close()
+    _where: str  # unset, but while record_origins() is in force
+
+    def __init__(
+        self, timeout: float | None = None, name: str | None = None, clock: Clock | None = None
+    ) -> None:
+        self.cancelled = False  # type: ignore[misc]  # read-only for users
+        self.name = name
+        self._clock = clock
+        self._children = {}
+        self._held = {}
+        self._reasons = []
+        self._links = ()
+        self._deadline = self._running = None
+        self._settled = False
+        self._open = True
+        if timeout is not None:
+            self.cancel_after(timeout)
+
+    # Making tokens
+
+    def child(self, timeout: float | None = None, name: str | None = None) -> CancelToken:
+        """Make a token that is cancelled when this one is, and never the other way round.
+
+        A child of a cancelled token is cancelled from the start. The parent holds the child weakly, unless there
+        are callbacks on it.
+
+        Args:
+            timeout: As for `CancelToken`.
+            name: As for `CancelToken`.
+        """
+        child = CancelToken(None, name, self._clock)
+        child._link((self,))
+        if timeout is not None:
+            child.cancel_after(timeout)
+        return child
+
+    @classmethod
+    def any(cls, *tokens: CancelToken, timeout: float | None = None, name: str | None = None) -> CancelToken:
+        """Make a token that is cancelled as soon as the first of `tokens` is; their children's common child.
+
+        It takes its clock from the first token.
+
+        Args:
+            *tokens: At least one.
+            timeout: As for `CancelToken`.
+            name: As for `CancelToken`.
+
+        Raises:
+            ValueError: No token was given.
+        """
+        if not tokens:
+            raise ValueError("CancelToken.any() needs at least one token")
+        child = CancelToken(None, name, tokens[0]._clock)
+        child._link(tuple(dict.fromkeys(token for token in tokens if token is not _NEVER)))
+        if timeout is not None:
+            child.cancel_after(timeout)
+        return child
+
+    @staticmethod
+    def never() -> CancelToken:
+        """Return the shared token that cannot be cancelled: the default of `token=` parameters."""
+        return _NEVER
+
+    def _link(self, parents: tuple[CancelToken, ...]) -> None:
+        links = []
+        for parent in parents:
+            link = _Link(self, _unlink)
+            link.parent = parent
+            links.append(link)
+            self._links = (*self._links, link)
+        if _origins.recording:
+            _origins.note(self)
+        for link in links:
+            link.parent._children[link] = None
+        for parent in parents:
+            if parent.cancelled:  # published, so look again: the walk may have passed before it could see us
+                if not self._reasons:
+                    self._reasons.append(derive(parent._reasons[0]))
+                self.cancelled = True  # type: ignore[misc]  # read-only for users
+
+    # Asking
+
+    @property
+    def reason(self) -> CancelReason | None:
+        """Why it was cancelled, None while it is not. The first reason wins; see `later_reasons`."""
+        return self._reasons[0] if self._reasons else None
+
+    @property
+    def later_reasons(self) -> tuple[CancelReason, ...]:
+        """The reasons that came too late, oldest first, at most eight."""
+        return tuple(self._reasons[1:])
+
+    @property
+    def clock(self) -> Clock:
+        """Where its time comes from: `reason.at` and `deadline` are seconds of it."""
+        return self._clock or SYSTEM_CLOCK
+
+    @property
+    def deadline(self) -> float | None:
+        """When the clock will cancel it: seconds of its clock, the nearest of its own and its ancestors'."""
+        nearest = math.inf
+        for token in self._lineage():
+            if token._deadline is not None and token._deadline < nearest and token._clock is self._clock:
+                nearest = token._deadline
+        return None if nearest == math.inf else nearest
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the token is cancelled; cost: one attribute.
+
+        Raises:
+            Cancelled: It is.
+        """
+        if self.cancelled:
+            raise Cancelled(self)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("a CancelToken has no truth value: ask token.cancelled")
+
+    def is_within(self, token: CancelToken) -> bool:
+        """Is this `token` itself, or made below it? Closing a child does not change the answer."""
+        return any(each is token for each in self._lineage(closed=True))
+
+    def _lineage(self, *, closed: bool = False) -> Iterator[CancelToken]:
+        """The token and its ancestors, each once; those behind a closed one only if asked for."""
+        stack, seen = [self], set[CancelToken]()
+        while stack:
+            token = stack.pop()
+            if len(token._links) > 1:
+                if token in seen:
+                    continue
+                seen.add(token)
+            yield token
+            if closed or token._open:
+                stack.extend(link.parent for link in token._links)
+
+    # Deciding
+
+    def cancel(self, reason: str | CancelReason = "cancelled") -> bool:
+        """Cancel the token and all its descendants, then run their callbacks in this thread.
+
+        When it returns, `cancelled` is True on all of them, whoever cancelled first. A call that comes second
+        waits for no callback: some may still be running in the first caller's thread.
+        Inner tokens' callbacks run before outer ones', of one token the newest first.
+
+        Args:
+            reason: A text (kind `"user"`) or a whole `CancelReason`.
+
+        Returns:
+            True if this call decided it; False if it was cancelled already.
+
+        Raises:
+            BaseExceptionGroup: What callbacks raised, after all of them have run.
+            KeyboardInterrupt: It came in the middle, or out of a callback. Everything is flagged and every callback has
+                run, too; what other callbacks raised is its `__cause__`.
+        """
+        interrupt = None
+        try:  # nothing stands before it, so that an interruption finds us inside
+            cancellation = self._cancellation(reason)
+            cancellation.advance()
+        except BaseException as exc:
+            try:
+                cancellation  # noqa: B018
+            except UnboundLocalError:
+                cancellation = self._cancellation(reason)
+            cancellation.advance()
+            interrupt = exc
+        cancellation.raise_errors(interrupt)
+        return cancellation.won
+
+    def cancel_soon(self, reason: str | CancelReason = "cancelled") -> bool:
+        """Flag the token and all its descendants now, and leave the callbacks to the service thread.
+
+        For callers that must not be held up, such as the thread of a user interface. What callbacks raise goes
+        to `sys.unraisablehook`.
+
+        Args:
+            reason: As for `cancel()`.
+
+        Returns:
+            True if this call decided it.
+        """
+        cancellation = self._cancellation(reason)
+        try:
+            cancellation.flag()
+        finally:  # flagging again after an interruption is the service's first step
+            service.run_soon(cancellation)
+        return cancellation.won
+
+    def cancel_and_report(self, reason: str | CancelReason = "cancelled") -> bool:
+        """Like `cancel()`, but never raises what callbacks raised: it goes to `sys.unraisablehook`.
+
+        For signal handlers, finalizers and other places where nobody could catch it.
+
+        Args:
+            reason: As for `cancel()`.
+
+        Returns:
+            True if this call decided it.
+        """
+        cancellation = self._cancellation(reason)
+        cancel_all([cancellation])
+        return cancellation.won
+
+    def cancel_after(self, seconds: float) -> None:
+        """Cancel it `seconds` from now, unless it is to be cancelled earlier anyway.
+
+        A deadline only moves nearer. With zero or less it is cancelled before this returns.
+
+        Args:
+            seconds: From now, on the token's clock; infinity changes nothing.
+
+        Raises:
+            ValueError: `seconds` is not a number.
+        """
+        if seconds != seconds:
+            raise ValueError(f"seconds must be a number, not {seconds!r}")
+        if seconds == math.inf or self.cancelled:
+            return
+        if seconds <= 0:
+            self._deadline = self._now()
+            self.cancel_and_report(CancelReason("deadline", "no time was left"))
+            return
+        when = self._now() + seconds
+        if self._deadline is None or when < self._deadline:
+            self._deadline = when
+            (self._clock or SYSTEM_CLOCK).schedule(self, when)
+
+    def close(self) -> None:
+        """Unlink it from its parents without cancelling it, and forget its deadline.
+
+        Afterwards only `cancel()` on itself cancels it. Descendants stay below it. May be called twice. A parent that
+        is cancelled at the same moment may still cancel it. `with token.child() as child:` closes on leaving.
+        """
+        self._open = False
+        self._deadline = None
+        for link in self._links:
+            link.parent._children.pop(link, None)
+            link.parent._held.pop(self, None)
+            link.parent._unpin()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Being told
+
+    def on_cancel(self, fn: Callable[[Unpack[Ts]], object], *args: *Ts) -> Registration:
+        """Call `fn(*args)` once when the token is cancelled, in the thread that cancels it.
+
+        On a cancelled token it is called at once, in this thread, and what it raises is raised here. If the token
+        is cancelled at this very moment, it is called exactly once, here or there.
+        While it is registered, the token is kept alive by its parents.
+
+        Args:
+            fn: Should be quick: it holds up whoever cancels.
+            *args: Passed to it.
+
+        Returns:
+            The registration, a context manager: `with token.on_cancel(sock.shutdown, SHUT_RDWR): ...`
+        """
+        if not callable(fn):
+            raise TypeError(f"on_cancel needs a callable, not {fn!r}")
+        registration = Registration()
+        registration._token = self
+        held = self._held
+        held[registration] = partial(fn, *args) if args else fn
+        if _origins.recording:
+            _origins.note(registration)
+        if self._links:
+            self._pin()
+        if self.cancelled:  # published, so look again, and take back: whoever takes it runs it (T-S4)
+            callback = held.pop(registration, None)
+            if callback is not None:
+                self._unpin()
+                self._run_late(callback)
+        return registration
+
+    def _run_late(self, callback: Callable[[], object]) -> None:
+        """Run a callback that came after the decision, but not before the whole tree is flagged (T-S1)."""
+        for token in list(self._lineage()):
+            if token.cancelled and not token._settled:
+                Cancellation(token, token._reasons[0]).help_mark()
+        depth = thread_state.callback_depth
+        thread_state.callback_depth = depth + 1
+        try:
+            callback()
+        finally:
+            thread_state.callback_depth = depth
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block this thread until the token is cancelled.
+
+        Args:
+            timeout: At most so many seconds; None for ever.
+
+        Returns:
+            Whether it is cancelled.
+        """
+        if self.cancelled or (timeout is not None and timeout <= 0):
+            return self.cancelled
+        lock = threading.Lock()
+        lock.acquire()
+        held = self._held
+        held[lock] = None
+        try:
+            if not self.cancelled:  # published, so look again
+                if timeout is None:
+                    lock.acquire()
+                else:
+                    (self._clock or SYSTEM_CLOCK).acquire(lock, timeout)
+        finally:
+            held.pop(lock, None)
+            if not held and self._links:
+                self._unpin()
+        return self.cancelled
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for `seconds`.
+
+        Raises:
+            Cancelled: As soon as the token is cancelled.
+        """
+        if self.wait(seconds):
+            raise Cancelled(self)
+
+    def iter(self, iterable: Iterable[T]) -> Iterator[T]:
+        """Iterate, checking before each item is taken: an item is never taken and then dropped (T-S17).
+
+        Raises:
+            Cancelled: Instead of the next item.
+        """
+        self.check()
+        for item in iterable:
+            yield item
+            self.check()
+
+    def aiter(self, aiterable: AsyncIterable[T]) -> AsyncIterator[T]:
+        """Iterate asynchronously, checking before each item is asked for (T-S17).
+
+        It does not wake a wait for an item; that is a scope's work.
+
+        Raises:
+            Cancelled: Instead of the next item.
+        """
+        return _CheckedAsyncIterator(self, aiterable)
+
+    # Looking at it
+
+    def stats(self) -> TokenStats:
+        """Count what hangs on this token itself (T-S8)."""
+        keys = list(self._held)
+        registrations = [key for key in keys if isinstance(key, Registration)]
+        children = [child for link in list(self._children) if (child := link()) is not None]
+        return TokenStats(
+            children=len(self._children),
+            registrations=len(registrations),
+            waiting=len(keys) - len(registrations) - sum(isinstance(key, CancelToken) for key in keys),
+            origins=_origins.known([*registrations, *children]),
+        )
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f" {self.name!r}"
+        reason = self.reason
+        state = f"cancelled: {reason}" if self.cancelled and reason is not None else "active"
+        return f"<{type(self).__name__}{name} at {id(self):#x}, {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a CancelToken cannot be copied or pickled: hand over token.child() within a process; "
+            "in another process make a new token and cancel that"
+        )
+
+    # Behind the curtain
+
+    def _now(self) -> float:
+        return (self._clock or SYSTEM_CLOCK).now()
+
+    def _cancellation(self, reason: object) -> Cancellation:
+        if isinstance(reason, str):
+            return Cancellation(self, CancelReason("user", reason, at=self._now()))
+        if isinstance(reason, CancelReason):
+            # Always an object of its own: its identity says which call has won.
+            return Cancellation(
+                self, attrs.evolve(reason, at=self._now() if reason.at is None else reason.at)
+            )
+        raise TypeError(f"reason must be a str or a CancelReason, not {reason!r}")
+
+    def _pin(self) -> None:
+        """Make the parents hold this token strongly, up to the roots (T-S7)."""
+        stack = [self]
+        while stack:
+            token = stack.pop()
+            if not token._open:
+                continue
+            for link in token._links:
+                parent = link.parent
+                if token in parent._held:  # then its ancestors are pinned, or whoever unpins looks again
+                    continue
+                parent._held[token] = None
+                stack.append(parent)
+            if not token._open:  # published, so look again: close() may have passed
+                for link in token._links:
+                    link.parent._held.pop(token, None)
+
+    def _unpin(self) -> None:
+        """Let the parents hold this token weakly again if nothing is on it any more, up to the roots."""
+        stack = [self]
+        while stack:
+            token = stack.pop()
+            if token._held:
+                continue
+            for link in token._links:
+                link.parent._held.pop(token, None)
+                stack.append(link.parent)
+            if token._held:  # unpinned, so look again: a newcomer may have seen itself pinned
+                token._pin()
+
+
+class _Never(CancelToken):
+    """Stands for "no token": it keeps nothing, so that a process-wide default cannot leak."""
+
+    __slots__ = ()
+
+    def _cancellation(self, reason: object) -> NoReturn:
+        raise RuntimeError("CancelToken.never() cannot be cancelled: make a token of your own")
+
+    def cancel_after(self, seconds: float) -> NoReturn:
+        raise RuntimeError("CancelToken.never() cannot have a deadline: make a child of it")
+
+    def child(self, timeout: float | None = None, name: str | None = None) -> CancelToken:
+        return CancelToken(timeout, name)
+
+    def on_cancel(self, fn: Callable[[Unpack[Ts]], object], *args: *Ts) -> Registration:
+        if not callable(fn):
+            raise TypeError(f"on_cancel needs a callable, not {fn!r}")
+        registration = Registration()
+        registration._token = self
+        return registration
+
+    def close(self) -> None:
+        pass
+
+
+_NEVER = _Never(name="never")
+
+
+class _CheckedAsyncIterator(AsyncIterator[T]):
+    """A class and not an async generator: there is nothing to finalize when the caller breaks out."""
+
+    __slots__ = ("_items", "_token")
+
+    def __init__(self, token: CancelToken, aiterable: AsyncIterable[T]) -> None:
+        self._token = token
+        self._items: Any = aiter(aiterable)
+
+    async def __anext__(self) -> T:
+        self._token.check()
+        item: T = await anext(self._items)
+        return item
