@@ -56,6 +56,17 @@ def _model_call_error(
     return ModelCallError(message, kind=kind, status=status, retry_after_seconds=retry_after_seconds)
 
 
+class InvalidArguments(AiwrapperError, ValueError):
+    """What a model sent as a tool's arguments does not fit the tool; the text is for the model to read.
+
+    The tool was not called. In a run it becomes a result with the outcome `invalid_arguments`.
+    """
+
+
+class ToolDenied(AiwrapperError):
+    """Raise it in a tool when a person was asked and refused: the result's outcome is `denied`, its text yours."""
+
+
 class BadLog(AiwrapperError, ValueError):
     """Bytes that were to be a log entry or a conversation are none. Nothing was changed."""
 
