@@ -157,11 +157,18 @@ class Dialect(Protocol):
     def violations(self, body: JsonObject, /) -> list[Violation]:
         """Every wire rule that a request's body breaks, as the provider would judge it; [] if none."""
 
-    def decode(self, messages: Sequence[JsonObject], /) -> Conversation:
+    def decode(self, messages: Sequence[JsonObject], /, *, producer: Producer | None = None) -> Conversation:
         """A provider's own history as a conversation, however broken; mends nothing, loses nothing it can hold.
 
+        What the system says is no part of a conversation (see `Options.instructions`) and stays out.
+
+        Args:
+            messages: as the provider takes them.
+            producer: who said what the assistant says. None if that is not known; then signed reasoning is kept
+                and never sent to anybody (C8).
+
         Raises:
-            BadLog: it is no list of JSON objects with roles.
+            BadLog: it is no list of JSON objects with roles of this dialect.
         """
 
     def decoder(self) -> TurnDecoder:

@@ -26,7 +26,7 @@ from aiwrapper._core.messages import (
     UserMessage,
     UserPart,
 )
-from aiwrapper._core.text import is_blank, well_formed
+from aiwrapper._core.text import is_blank
 
 BRIDGE = "I have the results."
 """Said for the model between tool results and a user's message, where the model itself was stopped (C16).
@@ -165,14 +165,9 @@ def wire_name(name: str) -> str:
     return _NAME_BREAKERS.sub("_", name)[:_NAME_CHARACTERS] or "unnamed"
 
 
-def wire_text(text: str) -> str:
-    """Text that UTF-8 can hold."""
-    return text if text.isascii() else well_formed(text)
-
-
 def result_text(result: ToolResult) -> str:
     """What the model is told of a call."""
-    return NO_OUTPUT if is_blank(result.content) else wire_text(result.content)
+    return NO_OUTPUT if is_blank(result.content) else result.content
 
 
 def image_url(image: Image) -> str:

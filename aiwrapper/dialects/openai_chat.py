@@ -11,8 +11,11 @@ from attrs import frozen
 
 from aiwrapper._core.conversation import Conversation
 from aiwrapper._core.dialect import JsonObject, Options, TurnDecoder, Violation
-from aiwrapper._core.messages import Image, Reasoning, Text
-from aiwrapper._core.text import is_blank
+from aiwrapper._core.messages import Image, Producer, Reasoning, Text
+from aiwrapper._core.text import is_blank, well_formed
+from aiwrapper._core.validity import UNKNOWN
+from aiwrapper.dialects._openai_chat_history import openai_chat_conversation
+from aiwrapper.dialects._openai_chat_rules import openai_chat_violations
 from aiwrapper.dialects._openai_chat_stream import OpenAIChatStream
 from aiwrapper.dialects._wire_history import (
     CallIds,
@@ -22,7 +25,6 @@ from aiwrapper.dialects._wire_history import (
     image_url,
     result_text,
     wire_name,
-    wire_text,
     wire_turns,
 )
 from aiwrapper.dialects._wire_json import json_object, response_error
@@ -66,7 +68,7 @@ class OpenAIChat:
         """
         messages: list[JsonObject] = []
         if not is_blank(options.instructions):
-            messages.append({"role": "system", "content": wire_text(options.instructions)})
+            messages.append({"role": "system", "content": well_formed(options.instructions)})
         ids = CallIds("", 9) if self.nine_character_ids else CallIds("call_", 24)
         for turn in wire_turns(conversation):
             messages += self._messages(turn, options, ids)
@@ -79,7 +81,7 @@ class OpenAIChat:
                     "type": "function",
                     "function": {
                         "name": tool.name,
-                        "description": wire_text(tool.description),
+                        "description": well_formed(tool.description),
                         "parameters": json_object(tool.parameters, f"the parameters of {tool.name!r}"),
                     },
                 }
@@ -105,17 +107,17 @@ class OpenAIChat:
     def _assistant(self, turn: ModelTurn, options: Options, ids: CallIds) -> JsonObject:
         message: JsonObject = {"role": "assistant"}
         if text := turn.text:
-            message["content"] = wire_text(text)
+            message["content"] = text
         if calls := turn.calls:
             if not text:
                 message["content"] = None  # OC4; some hosts want the field
             if self.reasoning_back:
-                message["reasoning_content"] = wire_text(_own_reasoning(turn, options))
+                message["reasoning_content"] = _own_reasoning(turn, options)
             message["tool_calls"] = [
                 {
                     "id": ids[call.id],
                     "type": "function",
-                    "function": {"name": wire_name(call.name), "arguments": wire_text(call.arguments)},
+                    "function": {"name": wire_name(call.name), "arguments": call.arguments},
                 }
                 for call in calls
             ]
@@ -123,11 +125,17 @@ class OpenAIChat:
 
     def violations(self, body: JsonObject, /) -> list[Violation]:
         """Every wire rule that a request breaks; [] if none."""
-        raise NotImplementedError
+        return openai_chat_violations(
+            body, nine_character_ids=self.nine_character_ids, reasoning_back=self.reasoning_back
+        )
 
-    def decode(self, messages: Sequence[JsonObject], /) -> Conversation:
-        """A Chat Completions history as a conversation; mends nothing."""
-        raise NotImplementedError
+    def decode(self, messages: Sequence[JsonObject], /, *, producer: Producer | None = None) -> Conversation:
+        """A Chat Completions history as a conversation; mends nothing.
+
+        Raises:
+            BadLog: it is no list of JSON objects with roles of Chat Completions.
+        """
+        return openai_chat_conversation(messages, producer or UNKNOWN)
 
     def decoder(self) -> TurnDecoder:
         """A fresh decoder for one turn."""
@@ -141,11 +149,11 @@ class OpenAIChat:
 def _user_content(turn: UserTurn) -> str | list[dict[str, Any]]:  # Any: JSON
     """A string where it can be one: templates of many hosts know nothing else."""
     if all(isinstance(part, Text) for part in turn.parts):
-        return wire_text("\n\n".join(part.text for part in turn.parts if isinstance(part, Text)))
+        return "\n\n".join(part.text for part in turn.parts if isinstance(part, Text))
     return [
         {"type": "image_url", "image_url": {"url": image_url(part)}}
         if isinstance(part, Image)
-        else {"type": "text", "text": wire_text(part.text)}
+        else {"type": "text", "text": part.text}
         for part in turn.parts
     ]
 
