@@ -214,7 +214,10 @@ def _tool_call(run_id: str, turn: OpenTurn, ready: ToolCallReady) -> ToolCall:
 def _result(turn: OpenTurn, call_id: str, index: int) -> ToolResult:
     result = turn.entries.get((ToolFinished.kind, index))
     if isinstance(result, ToolFinished):
-        return ToolResult(call_id, result.content, outcome=result.outcome)
+        content = result.content
+        if is_blank(content):  # a handler may have nothing to say; whoever did not call it may not
+            content = SYNTHETIC_RESULTS.get(result.outcome, content)
+        return ToolResult(call_id, content, outcome=result.outcome)
     outcome: ToolOutcome = "interrupted_running" if turn.is_started(index) else "not_started"
     return ToolResult(call_id, SYNTHETIC_RESULTS[outcome], outcome=outcome)
 

@@ -29,6 +29,7 @@ from aiwrapper._core.messages import (
     UserMessage,
 )
 from aiwrapper._core.text import is_blank, is_json_object
+from aiwrapper._core.turns import SYNTHETIC_RESULTS
 
 LOST_CALL: Final = "lost_call"
 """The name of a call that is put before a real result whose own call is nowhere in the history."""
@@ -41,8 +42,6 @@ NO_RESULT_RECORDED: Final = (
     "before you repeat it."
 )
 """What a model is told of a call in a history from elsewhere: nobody knows whether it was started (C7)."""
-
-_SYNTHETIC: Final = frozenset[ToolOutcome]({"denied", "not_started", "interrupted_running", "sibling_failed"})
 
 
 @frozen
@@ -141,7 +140,7 @@ def _tool_violations(message: ToolMessage, call_ids: list[str], where: str) -> I
         at = f"{where}.results[{position}]"
         if result.outcome not in get_args(ToolOutcome):
             yield Violation("C7", at, f"{result.outcome!r} is no outcome")
-        elif result.outcome in _SYNTHETIC and is_blank(result.content):
+        elif result.outcome in SYNTHETIC_RESULTS and is_blank(result.content):
             yield Violation("C7", at, f"a call that ended as {result.outcome!r} does not say so")
 
 
@@ -213,10 +212,10 @@ class _Repair:
                     self._give(result, (index, position), open_calls.get(result.call_id, []))
 
     def _give(self, result: ToolResult, place: tuple[int, int], calls: list[tuple[int, int]]) -> None:
-        real = result.outcome not in _SYNTHETIC
+        real = result.outcome not in SYNTHETIC_RESULTS
         for call in reversed(calls):
             known = self._answers.get(call)
-            if known is None or (real and known.outcome in _SYNTHETIC):
+            if known is None or (real and known.outcome in SYNTHETIC_RESULTS):
                 self._answers[call] = result
                 return
         # Nobody misses a second synthetic one, or the same words again.
@@ -259,7 +258,7 @@ class _Repair:
                     answer = self._answers.get((index, position))
                     if not is_json_object(part.arguments):
                         cut_calls.append(CutCall(part.name, part.arguments))
-                        if answer is None or answer.outcome in _SYNTHETIC:
+                        if answer is None or answer.outcome in SYNTHETIC_RESULTS:
                             continue
                         part = evolve(part, arguments="{}")
                     part = evolve(part, id=self._free_call_id(part.id))
@@ -271,8 +270,8 @@ class _Repair:
         if results:
             after = self._messages[index + 1] if index + 1 < len(self._messages) else None
             # The id stays where the message does, so that what a page shows stays where it is.
-            own = (
-                (isinstance(after, ToolMessage) and after.id) or self._free_message_id(f"{message.id}.results")
+            own = (isinstance(after, ToolMessage) and after.id) or self._free_message_id(
+                f"{message.id}.results"
             )
             yield ToolMessage(own, tuple(results))
 
@@ -301,6 +300,6 @@ def _truthful(call_id: str, answer: ToolResult | None) -> ToolResult:
         return ToolResult(call_id, NO_RESULT_RECORDED, outcome="interrupted_running")
     outcome: ToolOutcome = answer.outcome if answer.outcome in get_args(ToolOutcome) else "returned"
     content = answer.content
-    if outcome in _SYNTHETIC and is_blank(content):
-        content = NO_RESULT_RECORDED
+    if is_blank(content):
+        content = SYNTHETIC_RESULTS.get(outcome, content)
     return evolve(answer, call_id=call_id, content=content, outcome=outcome)
