@@ -1,0 +1,402 @@
+"""One run: what it appends, who is told, and how it ends. A driver drives it; everything decided about it is here.
+
+1. *One way in.* Every entry goes the same way: it is accepted (the state moves), then the sink has it, durable as it
+   asks, then the subscribers. All of that happens in the thread of the driver, so everybody sees one order.
+2. *The cut.* Accepting an entry and the stop's arrival are ordered by one short lock, held for the assignment only.
+   When `token.cancel()` has returned, no further entry of the answer is accepted, only closing ones: results of
+   tools that ended, and the terminal entry. What was accepted before is told to everybody, also after the cut.
+3. *One end.* Exactly one terminal entry ends the run (S1). If the answer was whole before the stop arrived, the run
+   is completed (S2), else stopped; an error that the stop itself caused is no error (S6).
+4. *Nothing left.* When the terminal entry is told, the run holds no socket, no registration and no thread but the
+   abandoned ones that its report lists (R1), and its agent is free for the next run (E3).
+
+The lock is an RLock because a stop may come from a signal handler or a finalizer in the very thread that holds it.
+Then the entry that was being accepted counts as accepted before the stop.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from attrs import evolve, field, frozen
+
+from aiwrapper._core.agent import AgentMachine, Finished, Step
+from aiwrapper._core.conversation import CallReport, Conversation, State, run_report
+from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError, StoreError
+from aiwrapper._core.log import (
+    Entry,
+    RunEntry,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    Sink,
+    StopWhere,
+    TerminalEntry,
+    ToolStarted,
+    UserMessageAdded,
+)
+from aiwrapper._core.messages import AssistantMessage, ToolCall, ToolMessage, Usage
+from aiwrapper._core.text import well_formed
+from aiwrapper._core.tools import describe_exception
+from cancel_token import CancelKind, Cancelled, CancelReason, CancelToken
+
+
+@frozen(kw_only=True)
+class StopReport:
+    """How a run was stopped.
+
+    Args:
+        reason: who decided, a `CancelReason.kind`: `user`, `deadline`, `signal`, `shutdown`, ...
+        message: the words given with the stop.
+        where: what the run was doing.
+        latency_seconds: from the stop to the moment at which nothing of the run was left.
+        tools: what became of each call of the run, in order.
+        abandoned: calls whose handlers did not stop within the grace time: their threads still run, and what they
+            return is thrown away.
+        usage_complete: whether the provider's last count of every turn was seen; else the usage is a lower bound.
+    """
+
+    reason: str
+    message: str = ""
+    where: StopWhere
+    latency_seconds: float
+    tools: tuple[CallReport, ...] = ()
+    abandoned: tuple[ToolCall, ...] = ()
+    usage_complete: bool = False
+
+
+@frozen(kw_only=True)
+class RunResult:
+    """What became of a run.
+
+    Args:
+        run_id: the run.
+        status: `completed`, `stopped` or `failed`.
+        conversation: valid whatever happened; give it to the next run.
+        text: what the model said last in this run, whole or cut; empty if it said nothing.
+        usage: the sum over the run's turns.
+        stop: how it was stopped; None if it was not.
+        error: why it failed: a `ModelCallError`, a `StoreError`, or a defect as it was raised. Also set on a run that
+            was stopped, or that could not write its end, if its log could not be written to the last.
+        subscriber_errors: what subscribers raised. Each of them was told nothing more after that.
+    """
+
+    run_id: str
+    status: Literal["completed", "stopped", "failed"]
+    conversation: Conversation = field(repr=False)
+    text: str = ""
+    usage: Usage
+    stop: StopReport | None = None
+    error: Exception | None = None
+    subscriber_errors: tuple[BaseException, ...] = ()
+
+
+class _SinkFailed(Exception):
+    """The sink did not take an entry; the cause says why."""
+
+
+class Run:
+    """One run. Made by an agent, driven by a driver; all methods but `stop` belong to the driver's thread.
+
+    Args:
+        state: what the log says before the run.
+        run_id: a new one.
+        user_message: what is to be answered; None if the conversation says so already.
+        token: stops it. The run works under a child of it, so that ending the run ends nothing else (S5).
+        max_turns: how often the model may be asked.
+        sink: has every entry before anybody else, and may fail the run.
+        subscribers: have every entry; may fail only themselves.
+        now: wall-clock seconds.
+        settled: called once, when the run has ended and before anybody is told.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        run_id: str,
+        *,
+        user_message: UserMessageAdded | None,
+        token: CancelToken,
+        max_turns: int,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+        now: Callable[[], float],
+        settled: Callable[["Run"], None],
+    ) -> None:
+        self.run_id = run_id
+        self.token = token.child(name=f"run {run_id}")
+        self._machine = AgentMachine(state, run_id, max_turns=max_turns)
+        self._max_turns = max_turns
+        self._user_message = (
+            None if user_message is None else evolve(user_message, parent_id=state.conversation.head_id)
+        )
+        self._sink = sink
+        self._subscribers = list(subscribers)
+        self._now = now
+        self._settled = settled
+        self._lock = threading.RLock()  # orders `_machine`'s next state and the stop's arrival
+        self._where: StopWhere = "before_start"
+        self._stopped_where: StopWhere | None = None
+        self._abandoned: list[ToolCall] = []
+        self._subscriber_errors: list[BaseException] = []
+        self._error: Exception | None = None
+        self._latency_seconds = 0.0
+        self._registration = self.token.on_cancel(self._on_stop)
+
+    # While it runs
+
+    @property
+    def state(self) -> State:
+        """What the log says so far. May be read from any thread."""
+        return self._machine.state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the terminal entry has been accepted."""
+        return self.run_id in self.state.runs
+
+    def next_step(self) -> Step:
+        """What to do next."""
+        return self._machine.next_step()
+
+    def doing(self, what: StopWhere) -> None:
+        """Say what the run is doing now, for a truthful report."""
+        self._where = what
+
+    def begin(self) -> None:
+        """Append what the user said and that the run has started: also if it has been stopped already (C9, S4).
+
+        Raises:
+            Cancelled: it has been stopped already.
+        """
+        if self._user_message is not None:
+            self.append_closing(self._user_message)
+        self.append_closing(RunStarted(self.run_id, at=self._now()))
+        self.token.check()
+        self.doing("between_steps")
+
+    def append(self, entry: RunEntry) -> None:
+        """Append an entry of the answer, unless the stop has passed. When it returns, everybody has it.
+
+        Raises:
+            Cancelled: the stop has passed; the entry has not happened.
+        """
+        before = self._machine.state
+        with self._lock:
+            stopped = self.token.cancelled
+            if not stopped:
+                self._machine.append(entry)
+        if stopped:
+            self.token.check()
+        self._tell(entry, before)
+
+    def append_closing(self, entry: Entry) -> None:
+        """Append an entry that a stop does not keep out: it says what has happened already."""
+        before = self._machine.state
+        with self._lock:
+            self._machine.append(entry)
+        self._tell(entry, before)
+
+    def abandon(self, call: ToolCall) -> None:
+        """Report a call whose thread is left behind."""
+        self._abandoned.append(call)
+
+    def stop(self, kind: CancelKind, message: str = "") -> None:
+        """Stop the run and nothing else. From any thread; the first stop counts."""
+        self.token.cancel_and_report(CancelReason(kind, message))
+
+    def interrupt(self, error: BaseException) -> None:
+        """Stop what the run has going on, because of an exception that is on its way through the driver."""
+        match error:
+            case Cancelled():
+                pass  # the stop itself, or another token's, which `end` sorts out
+            case GeneratorExit():
+                self.stop("closed", "the stream was closed before its end")
+            case KeyboardInterrupt():
+                self.stop("signal", "KeyboardInterrupt")
+            case Exception():
+                self.stop("error", describe_exception(error))
+            case _:
+                self.stop("runtime", describe_exception(error))
+
+    # Its end
+
+    def finish(self, step: Finished) -> None:
+        """Append the terminal entry that the step machine wants."""
+        if step.status == "completed":
+            self._end(RunFinished(self.run_id, at=self._now()))
+        else:
+            assert step.error is not None
+            self._fail(step.error, ModelCallError(step.message, kind=step.error))
+
+    def end(self, error: BaseException) -> bool:
+        """Append the terminal entry that an exception in the driver means. Nothing else of the run is left by then.
+
+        Args:
+            error: what was raised.
+
+        Returns:
+            Whether that is all. False: the exception was not ours, and has to go on.
+        """
+        if self.ended:  # it came out of the telling of the end
+            return isinstance(error, _SinkFailed)
+        match error:
+            case Cancelled() if self.token.cancelled:
+                self._stopped()
+                return True
+            case _SinkFailed():
+                cause = error.__cause__
+                assert isinstance(cause, Exception)
+                self._sink = (
+                    None  # what it has is a whole prefix of the log; a gap would be worse than an early end
+                )
+                self._fail(_kind(cause), cause)
+                return True
+            case ModelCallError():
+                self._fail(error.kind, error)
+                return True
+            case Exception():
+                self._fail("internal", error)
+                return True
+            case _:
+                self.interrupt(error)
+                if isinstance(error, Cancelled):
+                    self.stop("runtime", f"another token was cancelled: {error}")
+                self._stopped()
+                return False
+
+    def result(self) -> RunResult:
+        """What became of it.
+
+        Raises:
+            RuntimeError: it has not ended.
+        """
+        state = self.state
+        report = run_report(state, self.run_id)
+        if report is None or report.status == "running":
+            raise RuntimeError(f"run {self.run_id!r} has not ended")
+        stop = None
+        if report.status == "stopped":
+            stop = StopReport(
+                reason=report.reason or "crash",
+                message=report.message,
+                where=report.where or "unknown",
+                latency_seconds=self._latency_seconds,
+                tools=report.calls,
+                abandoned=tuple(self._abandoned),
+                usage_complete=report.usage.complete,
+            )
+        return RunResult(
+            run_id=self.run_id,
+            status=report.status,
+            conversation=state.conversation,
+            text=_last_text(state.conversation, self.run_id),
+            usage=report.usage,
+            stop=stop,
+            error=self._error,
+            subscriber_errors=tuple(self._subscriber_errors),
+        )
+
+    def _on_stop(self) -> None:
+        # Taking the lock is the point: an entry is accepted before the stop has passed, or not at all.
+        with self._lock:
+            if self._stopped_where is None:
+                self._stopped_where = self._where
+
+    @property
+    def _is_answered(self) -> bool:
+        run = self.state.run
+        return run is not None and run.turn is None and not run.asks_again
+
+    def _reason(self) -> CancelReason | None:
+        """Why it was stopped from outside; None if it was not."""
+        reason = self.token.reason
+        if reason is None or reason.kind == "error":  # our own word for "another part of the run has failed"
+            return None
+        return reason.cause or reason
+
+    def _fail(self, kind: ErrorKind, error: Exception) -> None:
+        if self._reason() is not None:
+            # Whoever shuts a socket expects the read to fail (S6). A log that fails is no consequence of a stop.
+            self._error = error if isinstance(error, StoreError | OSError) else None
+            self._stopped()
+            return
+        self._error = error
+        self._end(RunFailed(self.run_id, error=kind, message=_text(error), at=self._now()))
+
+    def _stopped(self) -> None:
+        reason = self._reason()
+        if self._is_answered:
+            self._end(RunFinished(self.run_id, at=self._now()))
+            return
+        assert reason is not None
+        if reason.at is not None:
+            self._latency_seconds = max(0.0, self.token.clock.now() - reason.at)
+        self._end(
+            RunStopped(
+                self.run_id,
+                reason=reason.kind,
+                message=well_formed(reason.message),
+                where=self._stopped_where or self._where,
+                at=self._now(),
+            )
+        )
+
+    def _end(self, entry: TerminalEntry) -> None:
+        before = self._machine.state
+        with self._lock:
+            self._machine.append(entry)
+        self._registration.close()
+        self.token.close()
+        try:
+            if self._sink is not None:
+                self._sink.append(entry)
+        except Exception as error:
+            self._sink = None
+            self._error = error
+            if isinstance(entry, RunFinished):
+                # Nobody has been told that it is completed, and after a restart nobody would be.
+                self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
+                entry = RunFailed(self.run_id, error=_kind(error), message=_text(error), at=self._now())
+                self._machine.append(entry)
+        finally:
+            self._settled(self)
+            self._tell_subscribers(entry)
+
+    def _tell(self, entry: Entry, before: State) -> None:
+        if self._sink is not None:
+            try:
+                self._sink.append(entry)
+            except Exception as error:
+                if isinstance(entry, ToolStarted):
+                    # The effect that it was to permit will not happen, so the call has not been started (C7).
+                    self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
+                raise _SinkFailed from error
+        self._tell_subscribers(entry)
+
+    def _tell_subscribers(self, entry: Entry) -> None:
+        for subscriber in self._subscribers[:]:
+            try:
+                subscriber.append(entry)
+            except (Exception, Cancelled) as error:
+                self._subscribers.remove(subscriber)
+                self._subscriber_errors.append(error)
+
+
+def _kind(error: Exception) -> ErrorKind:
+    return "store" if isinstance(error, StoreError | OSError) else "internal"
+
+
+def _text(error: Exception) -> str:
+    return well_formed(str(error)) if isinstance(error, AiwrapperError) else describe_exception(error)
+
+
+def _last_text(conversation: Conversation, run_id: str) -> str:
+    """What the model said last in a run. Messages of a run stand together at the end of the path."""
+    message = conversation.head
+    while isinstance(message, AssistantMessage | ToolMessage) and message.id.startswith(f"{run_id}."):
+        if isinstance(message, AssistantMessage):
+            return message.text
+        message = conversation.message(message.parent_id)
+    return ""

@@ -1,0 +1,195 @@
+"""Runs tools that block: each call in a thread of its own, all calls of a turn side by side.
+
+A stop reaches a tool through its token, a child of the run's. What it does with it is the tool's affair, so after
+the stop the tools are given a grace period. One that has not returned by then is left behind in its thread, reported,
+and cannot do the conversation anything any more: its result has nowhere to go.
+
+What became of a call is written by its thread into its `_Execution`; all entries are appended by the run's thread.
+"""
+
+import contextvars
+import threading
+from collections.abc import Iterator, Mapping
+from queue import SimpleQueue
+from typing import Any, Final
+
+from attrs import define, field, frozen
+
+from aiwrapper._core.agent import PendingCall, RunTools
+from aiwrapper._core.log import ToolFinished, ToolStarted
+from aiwrapper._core.messages import ToolOutcome
+from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied, describe_exception, result_text
+from aiwrapper._run import Run
+from cancel_token import CancelToken
+from cancel_token.http import use_token
+
+DEFAULT_GRACE_SECONDS: Final = 3.0
+"""Chosen by hand: a second more than `cancel_token.processes` gives a child between asking and killing."""
+
+
+@frozen
+class ToolThreads:
+    """Executes the calls of a turn.
+
+    Args:
+        tools: what is offered, by name.
+        grace_seconds: how long after a stop a call may take to return before its thread is left behind.
+    """
+
+    tools: Mapping[str, Tool[..., object]]
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+
+    def execute(self, step: RunTools, run: Run) -> Iterator[None]:
+        """Execute all calls, giving way after each entry. Close the iterator if you leave it early.
+
+        However it is left, each call's thread has ended or is reported as abandoned.
+
+        Raises:
+            Cancelled: the run has been stopped; every result that came in time is in the log.
+        """
+        executions: list[_Execution] = []
+        changes: SimpleQueue[None] = SimpleQueue()  # no Condition: a stop may come from a signal handler
+        try:
+            with run.token.on_cancel(changes.put, None):
+                for pending in step.calls:
+                    execution = self._begin(pending, step, run, changes)
+                    if execution is not None:
+                        executions.append(execution)
+                        execution.start()
+                    yield
+                while any(not execution.logged for execution in executions):
+                    changes.get()
+                    for execution in executions:
+                        if execution.log_result(run):
+                            yield
+                    run.token.check()
+        except BaseException as error:
+            run.interrupt(error)
+            self._wind_up(executions, changes, run)
+            raise
+        finally:
+            for execution in executions:
+                execution.join()
+
+    def _begin(
+        self, pending: PendingCall, step: RunTools, run: Run, changes: "SimpleQueue[None]"
+    ) -> "_Execution | None":
+        """Make a call ready to run; one that can't be run is answered at once."""
+        tool = self.tools.get(pending.call.name)
+        if tool is None:
+            known = ", ".join(self.tools) or "none"
+            content = f"There is no tool {pending.call.name!r}. The tools are: {known}."
+            run.append(_finished(step, pending, "unknown_tool", content))
+            return None
+        try:
+            arguments = tool.arguments(pending.call.arguments)
+        except InvalidArguments as error:
+            run.append(_finished(step, pending, "invalid_arguments", f"The tool was not called: {error}"))
+            return None
+        run.append(ToolStarted(step.run_id, step.turn, pending.index))
+        return _Execution(step, pending, tool, arguments, run.token, changes)
+
+    def _wind_up(self, executions: "list[_Execution]", changes: "SimpleQueue[None]", run: Run) -> None:
+        """Wait for the calls to end, at most the grace time, log what they returned, leave the others behind."""
+        grace = CancelToken(self.grace_seconds, name="grace of tools", clock=run.token.clock)
+        try:
+            with grace.on_cancel(changes.put, None):
+                while not grace.cancelled and any(execution.is_running for execution in executions):
+                    changes.get()
+        finally:  # a second Ctrl-C ends the waiting, not the truth
+            for execution in executions:
+                if execution.is_running:
+                    execution.abandoned = True
+                    run.abandon(execution.pending.call)
+            for execution in executions:
+                execution.log_result(run)
+
+
+@define(eq=False)
+class _Execution:
+    """One call that is being run."""
+
+    step: RunTools
+    pending: PendingCall
+    tool: Tool[..., object]
+    arguments: dict[str, Any]  # Any: each value has its parameter's type
+    run_token: CancelToken
+    changes: "SimpleQueue[None]"
+    thread: threading.Thread = field(init=False)
+    logged: bool = field(default=False, init=False)
+    abandoned: bool = field(default=False, init=False)
+    ended: bool = field(default=False, init=False)
+    """Set by the thread as its last word but one; then `result` is final."""
+    result: ToolFinished | None = field(default=None, init=False)
+    """None after `ended`: the stop interrupted it, so there is no result."""
+
+    def __attrs_post_init__(self) -> None:
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(
+            target=context.run,
+            args=(self._work,),
+            name=f"aiwrapper tool {self.tool.name}",
+            daemon=True,  # one that is left behind must not keep the process alive
+        )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether its handler may be running."""
+        return not self.ended and self.thread.ident is not None
+
+    def start(self) -> None:
+        """Call the handler, in its thread."""
+        try:
+            self.thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self.result = self._finished("raised", f"The tool could not be started: {error}")
+            self.ended = True
+            self.changes.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread is gone, unless it is left behind or never came to be."""
+        if not self.abandoned and self.thread.ident is not None:
+            self.thread.join()
+
+    def log_result(self, run: Run) -> bool:
+        """Append the result, if there is one that has not been appended."""
+        if self.logged or not self.ended or self.abandoned:
+            return False
+        self.logged = True
+        if self.result is not None:
+            run.append_closing(self.result)  # also after the stop: a finished result is not thrown away (C7)
+        return self.result is not None
+
+    def _work(self) -> None:
+        try:
+            self.result = self._called()
+        finally:
+            self.ended = True
+            self.changes.put(None)
+
+    def _called(self) -> ToolFinished | None:
+        try:
+            with self.run_token.child(name=f"tool {self.tool.name}") as token, use_token(token):
+                token.check()  # nothing begins after a stop, though the log says that it was about to
+                if self.tool.token_parameter is not None:
+                    self.arguments[self.tool.token_parameter] = token
+                returned = self.tool.handler(**self.arguments)
+        except ToolDenied as error:
+            return self._finished("denied", str(error) or "The user refused.")
+        except BaseException as error:  # also SystemExit: a tool can't end more than itself
+            if self.run_token.cancelled:
+                return None  # the stop, or what came of it: it may have partly executed
+            return self._finished("raised", describe_exception(error))
+        try:
+            return self._finished("returned", result_text(returned))
+        except TypeError as error:
+            return self._finished(
+                "raised", f"The tool ran to its end, but what it returned is lost: {error}."
+            )
+
+    def _finished(self, outcome: ToolOutcome, content: str) -> ToolFinished:
+        return _finished(self.step, self.pending, outcome, content)
+
+
+def _finished(step: RunTools, pending: PendingCall, outcome: ToolOutcome, content: str) -> ToolFinished:
+    return ToolFinished(step.run_id, step.turn, pending.index, outcome=outcome, content=content)
