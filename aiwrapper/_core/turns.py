@@ -162,7 +162,9 @@ class OpenTurn:
                 assert_never(entry)
 
 
-def turn_messages(run_id: str, turn: OpenTurn) -> tuple[AssistantMessage, ToolMessage | None] | None:
+def turn_messages(
+    run_id: str, turn: OpenTurn, *, parent_id: str | None
+) -> tuple[AssistantMessage, ToolMessage | None] | None:
     """The messages that the turn becomes if it ends now; None if it said nothing that can be kept (C5).
 
     Calls without a result get a truthful one (C7): it was never started, or it was running and may have
@@ -194,11 +196,14 @@ def turn_messages(run_id: str, turn: OpenTurn) -> tuple[AssistantMessage, ToolMe
     assistant = AssistantMessage(
         f"{run_id}.{turn.number}",
         tuple(parts),
+        parent_id=parent_id,
         producer=turn.producer,
         stopped=not turn.is_whole,
         cut_calls=tuple(cut_calls),
     )
-    return assistant, ToolMessage(f"{assistant.id}.results", tuple(results)) if results else None
+    if not results:
+        return assistant, None
+    return assistant, ToolMessage(f"{assistant.id}.results", tuple(results), parent_id=assistant.id)
 
 
 def _tool_call(run_id: str, turn: OpenTurn, ready: ToolCallReady) -> ToolCall:

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 
 from aiwrapper._core.conversation import (
     EMPTY,
+    Conversation,
     State,
     append,
     settle,
@@ -39,11 +40,13 @@ class Prefix:
         before: the state one entry earlier.
         entry: that entry.
         state: what the log says with it.
+        settled: its conversation, settled.
     """
 
     before: State
     entry: Entry
     state: State
+    settled: Conversation
 
 
 def prefixes(log: list[Entry]) -> list[Prefix]:
@@ -51,7 +54,7 @@ def prefixes(log: list[Entry]) -> list[Prefix]:
     state = EMPTY
     for entry in log:
         before, state = state, step(state, entry)
-        found.append(Prefix(before, entry, state))
+        found.append(Prefix(before, entry, state, settle(state)))
     return found
 
 
@@ -74,23 +77,21 @@ def law_2_settling_is_what_the_log_says_after_a_stop(prefix: Prefix) -> None:
 def law_3_a_user_message_follows_the_settled_conversation(prefix: Prefix) -> None:
     message = UserMessage(NEXT.id, NEXT.parts)
 
-    assert append(settle(prefix.state), message) == step(prefix.state, NEXT).conversation
+    assert append(prefix.settled, message) == step(prefix.state, NEXT).conversation
 
 
 def law_4_what_is_closed_never_changes(prefix: Prefix) -> None:
     """The step from one prefix to the next; so, by induction, to every continuation."""
     assert changes(prefix.before.conversation, prefix.state.conversation) == []
-    assert changes(prefix.state.conversation, settle(prefix.state)) == []
+    assert changes(prefix.state.conversation, prefix.settled) == []
     if not isinstance(prefix.entry, HeadMoved | UserMessageAdded):
         was = prefix.before.conversation.messages
         assert was == prefix.state.conversation.messages[: len(was)]
 
 
 def law_7_an_entry_survives_json_and_repair_has_nothing_to_do(prefix: Prefix) -> None:
-    settled = settle(prefix.state)
-
     assert prefix.entry == load_entry(dump_entry(prefix.entry))
-    assert settled is repair(settled)
+    assert prefix.settled is repair(prefix.settled)
 
 
 LAWS: tuple[Callable[[Prefix], None], ...] = (
