@@ -278,6 +278,8 @@ class Proxy(_Listener):
                     received = b""
                 _relay(sock, origin, received)
             finally:
+                # Reset, or a server that doesn't read would never learn that the client has gone.
+                origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self._open.discard(origin)
 
 
@@ -294,7 +296,6 @@ def _relay(client: socket.socket, origin: socket.socket, to_origin: bytes) -> No
         poller.register(origin, (select.POLLOUT if to_origin else 0) | (0 if to_client else select.POLLIN))
         for descriptor, events in poller.poll():
             if descriptor == client.fileno() and events & _HANG_UP & ~select.POLLIN:
-                origin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 return
             try:
                 side = client if descriptor == client.fileno() else origin
