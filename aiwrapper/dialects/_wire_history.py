@@ -11,9 +11,9 @@ import hashlib
 import re
 from typing import TypeAlias
 
-from attrs import field, frozen
+from attrs import frozen
 
-from aiwrapper._core.conversation import CONTINUE_WHOLE, Conversation, continue_
+from aiwrapper._core.conversation import CONTINUE_CUT, CONTINUE_WHOLE, Conversation
 from aiwrapper._core.messages import (
     AssistantMessage,
     AssistantPart,
@@ -54,26 +54,25 @@ class UserTurn:
 
 @frozen
 class ModelTurn:
-    """What the model said: neighbouring messages of it; the bridge has none.
+    """What the model said in one turn.
 
     Args:
-        messages: each with the parts of it that are worth sending: no blank text.
-        bridge: the text to send if there are no messages.
+        parts: those that are worth looking at: no blank text.
+        message: where they are from; None for the bridge.
     """
 
-    messages: tuple[tuple[AssistantMessage, tuple[AssistantPart, ...]], ...]
-    bridge: str = field(default="", kw_only=True)
+    parts: tuple[AssistantPart, ...]
+    message: AssistantMessage | None
 
     @property
     def text(self) -> str:
         """All text of it, as one."""
-        texts = ("".join(part.text for part in parts if isinstance(part, Text)) for _, parts in self.messages)
-        return self.bridge or "\n\n".join(text for text in texts if text)
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
         """All calls of it, in order."""
-        return tuple(part for _, parts in self.messages for part in parts if isinstance(part, ToolCall))
+        return tuple(part for part in self.parts if isinstance(part, ToolCall))
 
 
 @frozen
@@ -87,7 +86,12 @@ WireTurn: TypeAlias = UserTurn | ModelTurn | ResultsTurn
 
 
 def wire_turns(conversation: Conversation) -> list[WireTurn]:
-    """The conversation as alternating turns; never empty, for any conversation that is valid by itself."""
+    """The conversation as alternating turns; never empty, for any conversation that is valid by itself.
+
+    What the user says one after the other becomes one turn. Between two answers the user is made to say that
+    the model may go on, because that is what the second answer was an answer to: it had to be asked for with
+    the same words, see the end.
+    """
     turns: list[WireTurn] = []
     for message in conversation.messages:
         last = turns[-1] if turns else None
@@ -100,7 +104,7 @@ def wire_turns(conversation: Conversation) -> list[WireTurn]:
                     turns[-1] = UserTurn(last.parts + parts)
                     continue
                 if isinstance(last, ResultsTurn):
-                    turns.append(ModelTurn((), bridge=BRIDGE))
+                    turns.append(ModelTurn((Text(BRIDGE),), None))
                 turns.append(UserTurn(parts))
             case AssistantMessage():
                 said = tuple(part for part in message.parts if not _is_blank_text(part))
@@ -108,19 +112,22 @@ def wire_turns(conversation: Conversation) -> list[WireTurn]:
                     continue  # C17: of a turn that was stopped while it reasoned, nothing is sent
                 if last is None:
                     turns.append(UserTurn((Text(OPENING),)))
-                if isinstance(last, ModelTurn):
-                    turns[-1] = ModelTurn((*last.messages, (message, said)))
-                else:
-                    turns.append(ModelTurn(((message, said),)))
+                elif isinstance(last, ModelTurn):
+                    turns.append(_go_on(last))
+                turns.append(ModelTurn(said, message))
             case ToolMessage():
                 turns.append(ResultsTurn(message.results))
     if not turns:
         turns.append(UserTurn((Text(OPENING),)))
     elif isinstance(turns[-1], ModelTurn):
-        # Nobody has said anything since, so the model is asked to go on (A8, M3); never stored.
-        asked = continue_(conversation)
-        turns.append(UserTurn(asked.parts if asked is not None else (Text(CONTINUE_WHOLE),)))
+        turns.append(_go_on(turns[-1]))  # nobody has said anything since (A8, M3); never stored
     return turns
+
+
+def _go_on(turn: ModelTurn) -> UserTurn:
+    """What the user has to say so that the model says more; `continue_` stores the same."""
+    is_cut = turn.message is not None and turn.message.stopped
+    return UserTurn((Text(CONTINUE_CUT if is_cut else CONTINUE_WHOLE),))
 
 
 def _is_blank_text(part: UserPart | AssistantPart) -> bool:

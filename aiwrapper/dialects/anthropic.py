@@ -202,24 +202,21 @@ def _assistant_blocks(
     thinking turn or none, and switching thinking off never leaves a block behind in the middle of one. That
     depends on nothing but the turn itself, so a message once sent is sent alike for ever (L6).
     """
-    if not turn.messages:
-        return [{"type": "text", "text": turn.bridge}]
     blocks: list[JsonObject] = []
     calls: list[JsonObject] = []
-    for message, parts in turn.messages:
-        own = sends_thinking and message.producer == options.producer
-        for part in parts:
-            match part:
-                case Text(text):
-                    blocks.append({"type": "text", "text": text})
-                case ToolCall():
-                    calls.append(_call_block(part, ids))
-                case Reasoning():
-                    # After a call it would change its place, which breaks the signature (A6).
-                    leads = not blocks or blocks[0]["type"] != "text"
-                    block = _thinking_block(part, options) if own and leads and not calls else None
-                    if block is not None:
-                        blocks.append(block)
+    own = sends_thinking and turn.message is not None and turn.message.producer == options.producer
+    for part in turn.parts:
+        match part:
+            case Text(text):
+                blocks.append({"type": "text", "text": text})
+            case ToolCall():
+                calls.append(_call_block(part, ids))
+            case Reasoning():
+                leads = not blocks or blocks[0]["type"] != "text"
+                # After a call it would change its place, which breaks the signature (A6).
+                block = _thinking_block(part, options) if own and leads and not calls else None
+                if block is not None:
+                    blocks.append(block)
     return blocks + calls
 
 

@@ -160,10 +160,10 @@ def _user_content(turn: UserTurn) -> str | list[dict[str, Any]]:  # Any: JSON
 
 def _own_reasoning(turn: ModelTurn, options: Options) -> str:
     """Reasoning that this model has said whole and in plain words (C8)."""
+    if turn.message is None or turn.message.producer != options.producer:
+        return ""
     return "".join(
         part.text
-        for message, parts in turn.messages
-        if message.producer == options.producer
-        for part in parts
+        for part in turn.parts
         if isinstance(part, Reasoning) and part.complete and part.opaque is None
     )
