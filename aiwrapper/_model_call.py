@@ -12,7 +12,7 @@ A request is sent again only while nothing of its answer has been given: what wa
 import math
 import random
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
@@ -23,11 +23,14 @@ from attrs import field, frozen
 
 from aiwrapper._core.agent import CallModel
 from aiwrapper._core.dialect import Dialect, Options
-from aiwrapper._core.errors import ErrorKind, ModelCallError
+from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError
 from aiwrapper._core.log import RetryWaiting, StopWhere, TurnEntry, TurnStarted, UsageReported
 from aiwrapper._core.reply import Reply
 from aiwrapper.transport import HttpRequest, NotAStream, Transport
-from cancel_token import CancelToken
+from cancel_token import Cancelled, CancelToken
+
+LINGER_SECONDS: Final = 0.2
+"""How long the end of a body is waited for when the turn is whole. Chosen by hand: a long round trip."""
 
 _MAX_WORDS: Final = 500
 """How many characters of a host's own words are quoted. Chosen by hand: a paragraph."""
@@ -195,9 +198,10 @@ class ModelCall:
                     yield entry
                 return
             except _Failure as failure:
-                if given or attempt >= self.retry.max_attempts or not failure.retryable:
-                    raise _after(attempt, failure.error) from failure.error.__cause__
-                error = failure.error
+                error, retryable = failure.error, failure.retryable
+            # Raised out here, so that it does not carry the texts along in which a host has repeated the key.
+            if given or attempt >= self.retry.max_attempts or not retryable:
+                raise _after(attempt, error) from error.__cause__
             seconds = self.retry.wait_seconds(attempt, error.retry_after_seconds, self.random_fraction())
             doing("backing_off")
             yield RetryWaiting(step.run_id, step.turn, attempt=attempt, seconds=seconds, error=str(error))
@@ -221,26 +225,48 @@ class ModelCall:
                     connected=lambda: doing("waiting_for_headers"),
                 )
                 reply = Reply(self.dialect.decoder(), step.run_id, step.turn)
-                with self.transport.open(request, token) as pieces:
+                with (
+                    # A child, so that the linger can end the request without ending the run.
+                    token.child(name="request") as request_token,
+                    self.transport.open(request, request_token) as pieces,
+                ):
                     doing("streaming")
-                    for piece in token.iter(pieces):
-                        yield from reply.feed(piece)
-                    token.check()  # our own hang-up looks like the body's end (T-N5)
-                    yield from reply.finish()
+                    yield from self._read(pieces, reply, token, request_token)
             whole = True
         except NotAStream as answer:
+            token.check()
             raise self._refused(answer, key) from answer
         except ModelCallError as error:
             token.check()  # a break that our own hang-up caused is the stop (S6)
             raise _Failure(_without_key(error, key), retryable=error.kind in _RETRIED_KINDS) from error
+        except AiwrapperError as error:  # a model on this machine that does not start
+            failure = ModelCallError(str(error), kind="network")
+            raise _Failure(_without_key(failure, key), retryable=False) from error
         finally:
             if not whole:
                 self.host.bring_to_rest(CancelToken())
 
+    def _read(
+        self, pieces: Iterable[bytes], reply: Reply, token: CancelToken, request_token: CancelToken
+    ) -> Iterator[TurnEntry]:
+        try:
+            for piece in pieces:
+                token.check()
+                yield from reply.feed(piece)
+                if reply.finished:
+                    # Read on to the end of the body, so that the connection can carry the next request; but not
+                    # for long, since there are hosts that say all and then keep the line.
+                    request_token.cancel_after(LINGER_SECONDS)
+        except Cancelled:
+            token.check()
+            assert reply.finished  # nobody else has the request's token
+        token.check()  # our own hang-up looks like the body's end (T-N5)
+        yield from reply.finish()
+
     def _refused(self, answer: NotAStream, key: str | None) -> "_Failure":
         """What an answer means that is no stream."""
         status = answer.status
-        words = self.dialect.error(status, answer.body).strip()
+        words = _without(self.dialect.error(status, answer.body).strip(), key)
         if len(words) > _MAX_WORDS:
             words = words[:_MAX_WORDS] + "..."
         host, model = self.options.producer.host, self.options.producer.model
@@ -266,7 +292,7 @@ class ModelCall:
                     f"{host} answered with {media_type} and not with a stream of events: {words}",
                 )
             case _ if status < 400:
-                location = answer.headers.get("location", "somewhere else")
+                location = _without(answer.headers.get("location", "somewhere else"), key)
                 kind, said = "bad_request", f"{host} sends us to {location}: use that as the base URL"
             case _:
                 kind, said = "bad_request", f"{host} refused the request: {words}"
@@ -278,10 +304,7 @@ class ModelCall:
         )
         # What OpenAI and Anthropic say about it themselves wins; their SDKs obey it, too.
         wish = answer.headers.get("x-should-retry", "").lower()
-        return _Failure(
-            _without_key(error, key),
-            retryable=wish == "true" or (wish != "false" and kind in _RETRIED_KINDS),
-        )
+        return _Failure(error, retryable=wish == "true" or (wish != "false" and kind in _RETRIED_KINDS))
 
 
 # Not `protocol`: a host that sends what its dialect does not know will do so again. Not `provider`: it has begun.
@@ -304,9 +327,14 @@ def _after(attempt: int, error: ModelCallError) -> ModelCallError:
 
 
 def _without_key(error: ModelCallError, key: str | None) -> ModelCallError:
-    """The same error with the key blacked out: some hosts repeat a wrong key in full."""
-    text = str(error)
-    return error if not key or key not in text else _with_text(error, text.replace(key, "[the key]"))
+    """The same error with the key blacked out; another object if it was in there."""
+    text = _without(str(error), key)
+    return error if text == str(error) else _with_text(error, text)
+
+
+def _without(text: str, key: str | None) -> str:
+    """Some hosts repeat a wrong key in full."""
+    return text.replace(key, "[the key]") if key else text
 
 
 def _with_text(error: ModelCallError, text: str) -> ModelCallError:

@@ -114,7 +114,7 @@ class HttpTransport:
             response = self._session.post(
                 request.url,
                 data=_Upload(request.body, request.connected),
-                auth=_Signed(request.headers),
+                auth=Signed(request.headers),
                 token=token,
                 stream=True,
                 allow_redirects=False,  # a POST does not survive them, and a key should not follow them
@@ -124,7 +124,7 @@ class HttpTransport:
             OSError,
             ValueError,
         ) as error:  # all of requests' errors are OSErrors; a bad URL is a ValueError
-            raise _network_error(error, request.url) from error
+            raise network_error(error, request.url) from error
         with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -150,12 +150,13 @@ class _Upload(io.BytesIO):
 
 
 @frozen
-class _Signed:
+class Signed:
     """Puts the headers on as requests' `auth`, which an entry in `.netrc` does not replace (T-N10)."""
 
     headers: Mapping[str, str] = field(repr=False)
 
     def __call__(self, prepared: Any) -> Any:  # Any: a requests.PreparedRequest, which has its home elsewhere
+        """Sign a request."""
         prepared.headers.update(self.headers)
         return prepared
 
@@ -164,7 +165,7 @@ def _pieces(response: Response, url: str) -> Iterator[bytes]:
     try:
         yield from response.iter_arrived()
     except OSError as error:
-        raise _network_error(error, url) from error
+        raise network_error(error, url) from error
 
 
 def _beginning(response: Response, url: str) -> bytes:
@@ -176,10 +177,14 @@ def _beginning(response: Response, url: str) -> bytes:
     return bytes(body[:MAX_ERROR_BYTES])
 
 
-def _network_error(error: BaseException, url: str) -> ModelCallError:
+def network_error(error: BaseException, url: str) -> ModelCallError:
     """Say in one sentence what the chain of exceptions below requests means."""
     where = _place(url)
-    for cause in _chain(error):
+    causes = _chain(error)
+    for cause in causes:
+        if hasattr(cause, "request"):
+            cause.request = None  # requests keeps the request there, and with it the key
+    for cause in causes:
         match cause:
             case socket.gaierror():
                 said = f"the host {_host(url)!r} was not found: check the base URL and the network"
@@ -201,7 +206,7 @@ def _network_error(error: BaseException, url: str) -> ModelCallError:
     return ModelCallError(f"the connection to {where} broke ({type(error).__name__})", kind="network")
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException) -> list[BaseException]:
     """The innermost exception first: it knows best. urllib3 keeps some only as `reason` or as an argument."""
     found: list[BaseException] = []
     waiting = [error]
@@ -220,7 +225,8 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             )
             if isinstance(cause, BaseException)
         ]
-    return reversed(found)
+    found.reverse()
+    return found
 
 
 def _place(url: str) -> str:

@@ -11,23 +11,6 @@ from aiwrapper.transport import HttpRequest, NotAStream
 from cancel_token import CancelToken
 
 
-@frozen
-class Recording:
-    """One answer.
-
-    Args:
-        pieces: its body, as it arrives. A `Hold` among them waits.
-        status: anything but 200 is an HTTP error, whose body is the pieces.
-        headers: of an HTTP error, in lower case.
-        refuse: there is no connection at all; this is said instead.
-    """
-
-    pieces: "tuple[bytes | Hold, ...]" = field(converter=tuple, default=())
-    status: int = field(default=200, kw_only=True)
-    headers: Mapping[str, str] = field(factory=dict, kw_only=True)
-    refuse: str | None = field(default=None, kw_only=True)
-
-
 @define(eq=False)
 class Hold:
     """A place in a recording at which nothing comes until the token is cancelled or somebody lets it go on."""
@@ -53,6 +36,27 @@ class Hold:
         token.check()
 
 
+@frozen
+class Recording:
+    """One answer.
+
+    Args:
+        pieces: its body, as it arrives. A `Hold` among them waits.
+        status: anything but 200 is an HTTP error, whose body is the pieces.
+        headers: of an HTTP error, in lower case.
+        refuse: there is no connection at all; this is said instead.
+    """
+
+    pieces: tuple[bytes | Hold, ...] = field(converter=tuple[bytes | Hold, ...], default=())
+    status: int = field(default=200, kw_only=True)
+    headers: Mapping[str, str] = field(factory=dict, kw_only=True)
+    refuse: str | None = field(default=None, kw_only=True)
+
+
+def _iterator(recordings: Iterable[Recording]) -> Iterator[Recording]:
+    return iter(recordings)
+
+
 @define(eq=False)
 class RecordedTransport:
     """A `Transport` that answers each request with the next recording, and remembers what it was asked.
@@ -61,7 +65,7 @@ class RecordedTransport:
         recordings: the answers, in order. A request beyond them is refused.
     """
 
-    recordings: Iterator[Recording] = field(converter=iter)
+    recordings: Iterator[Recording] = field(converter=_iterator)
     requests: list[HttpRequest] = field(factory=list, init=False)
     open_now: int = field(default=0, init=False)
     """How many answers are being read; 0 after every run."""
