@@ -11,6 +11,8 @@ from aiwrapper.testing._provider import Asked as Asked
 from aiwrapper.testing._records import FakeConnection as FakeConnection
 from aiwrapper.testing._records import FakeRequest as FakeRequest
 from aiwrapper.testing.fakes import FakeProvider as FakeProvider
+from aiwrapper.testing.recorded import RecordedTransport as RecordedTransport
+from aiwrapper.testing.recorded import Recording as Recording
 from aiwrapper.testing.rendering import DialectName as DialectName
 from aiwrapper.testing.rendering import render as render
 from aiwrapper.testing.rendering import render_events as render_events
