@@ -1,27 +1,19 @@
-"""The fake providers themselves, spoken to with bare sockets and with `requests`."""
+"""What a fake provider answers, takes and refuses."""
 
-import http.client
 import json
 import socket
-import ssl
-import struct
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-import trustme
 
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.testing import (
     Call,
-    Cut,
-    Delivery,
     DialectName,
     FakeProvider,
     HttpError,
-    Phase,
     Raw,
     Redacted,
     Say,
@@ -30,56 +22,7 @@ from aiwrapper.testing import (
     Turn,
     render,
 )
-
-DIALECTS: tuple[DialectName, ...] = ("openai_chat", "anthropic")
-PHASES: tuple[Phase, ...] = ("accept", "upload", "headers", "first_byte", "mid_body", "end")
-PATIENCE_SECONDS = 30  # of waits that end at once unless something is broken
-
-
-def good_body(fake: FakeProvider) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": fake.model,
-        "messages": [{"role": "user", "content": "Hi"}],
-        "stream": True,
-    }
-    if fake.dialect == "anthropic":
-        return body | {"max_tokens": 100}
-    return body | {"stream_options": {"include_usage": True}}
-
-
-def key_headers(fake: FakeProvider) -> dict[str, str]:
-    if fake.dialect == "anthropic":
-        return {"x-api-key": fake.api_key, "anthropic-version": "2023-06-01"}
-    return {"authorization": f"Bearer {fake.api_key}"}
-
-
-def url(fake: FakeProvider) -> str:
-    return fake.base_url + ("/v1/messages" if fake.dialect == "anthropic" else "/chat/completions")
-
-
-def request_bytes(fake: FakeProvider, body: dict[str, Any] | None = None) -> bytes:
-    content = json.dumps(good_body(fake) if body is None else body).encode()
-    path = "/v1/messages" if fake.dialect == "anthropic" else "/v1/chat/completions"
-    headers = {"host": "fake", "content-length": str(len(content))} | key_headers(fake)
-    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-    return "\r\n".join(lines).encode() + content
-
-
-def post(fake: FakeProvider, body: object = None, **headers: str) -> requests.Response:
-    sent = good_body(fake) if body is None else body
-    return requests.post(url(fake), json=sent, headers=key_headers(fake) | headers, timeout=PATIENCE_SECONDS)
-
-
-def receive_to_the_end(sock: socket.socket) -> bytes:
-    received = b""
-    while more := sock.recv(65536):
-        received += more
-    return received
-
-
-def reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+from tests.aiwrapper.asking import DIALECTS, PATIENCE_SECONDS, good_body, key_headers, post, url
 
 
 @pytest.fixture(params=DIALECTS)
@@ -92,9 +35,6 @@ def dialect(request: pytest.FixtureRequest) -> DialectName:
 def fake(dialect: DialectName) -> Iterator[FakeProvider]:
     with FakeProvider(dialect) as provider:
         yield provider
-
-
-# --- answers ---------------------------------------------------------------------------------------------
 
 
 def test_without_a_script_it_says_its_default_turn_each_time(fake: FakeProvider) -> None:
@@ -186,9 +126,6 @@ def test_an_endless_head_is_not_read_for_ever(fake: FakeProvider) -> None:
         sock.sendall(b"x" * 50_000_000)
 
     assert fake.connections[0].failure is not None
-
-
-# --- refusals --------------------------------------------------------------------------------------------
 
 
 def test_a_wrong_key_is_401(fake: FakeProvider) -> None:
@@ -473,9 +410,6 @@ def test_a_host_can_have_rules_of_its_own() -> None:
     assert [violation.rule for violation in mistral.requests[0].violations] == ["M5"]
 
 
-# --- sealed reasoning (A6) -------------------------------------------------------------------------------
-
-
 def thinking_history(*blocks: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {"role": "user", "content": "Hi"},
@@ -514,341 +448,3 @@ def test_a_signature_of_the_script_is_known_to_the_fake_that_gave_it() -> None:
 
     assert [response.status_code for response in (before, also_before, after)] == [400, 400, 200]
     assert "`data`" in also_before.json()["error"]["message"]
-
-
-# --- holds and hang-ups ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("phase", PHASES)
-def test_it_holds_in_each_phase_until_it_is_released(fake: FakeProvider, phase: Phase) -> None:
-    expected = render(Turn((Say(("one", "two")),)), fake.dialect)
-    fake.add(Raw(expected))
-    hold = fake.hold_at(phase)
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-
-        assert hold.reached.wait(PATIENCE_SECONDS)
-        hold.release()
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-        assert expected == response.read()
-
-
-@pytest.mark.parametrize("how", ["fin", "rst"])
-@pytest.mark.parametrize("phase", PHASES)
-def test_a_hang_up_is_seen_in_each_phase(fake: FakeProvider, phase: Phase, how: str) -> None:
-    hold = fake.hold_at(phase)
-    sock = socket.create_connection(fake.address)
-    sock.sendall(request_bytes(fake))
-    assert hold.reached.wait(PATIENCE_SECONDS)
-    assert not fake.connections[0].hung_up.is_set()
-
-    if how == "rst":
-        reset(sock)
-    else:
-        sock.shutdown(socket.SHUT_RDWR)
-
-    (connection,) = fake.connections
-    assert connection.hung_up.wait(PATIENCE_SECONDS)
-    assert connection.closed.wait(PATIENCE_SECONDS)
-    if phase != "accept":
-        (request,) = fake.requests
-        assert request.hung_up.is_set()
-        assert request.hung_up_at is not None
-        assert request.done.is_set()
-    assert how == connection.hung_up_how
-    sock.close()
-
-
-@pytest.mark.parametrize("at_byte", [0, 1, 17, 100])
-def test_it_holds_before_any_byte_of_the_body(fake: FakeProvider, at_byte: int) -> None:
-    body = bytes(range(100))
-    fake.add(Raw(body, delivery=Delivery(framing="close")))
-    with fake.hold_at(at_byte) as hold, socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        assert hold.reached.wait(PATIENCE_SECONDS)
-        assert hold.request is fake.requests[0]
-        assert hold.connection is fake.connections[0]
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-        assert body[:at_byte] == response.read(at_byte)
-        assert at_byte == fake.requests[0].sent_bytes
-        sock.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            sock.recv(1, socket.MSG_PEEK)
-        sock.setblocking(True)
-
-        hold.release()
-        assert body[at_byte:] == response.read()
-
-
-def test_one_response_can_be_held_at_several_bytes_and_one_hold_holds_one_request(fake: FakeProvider) -> None:
-    fake.add(Raw(b"x" * 10), Raw(b"y" * 10))
-    first, second, for_the_next = fake.hold_at(3), fake.hold_at(6), fake.hold_at(3)
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        assert first.reached.wait(PATIENCE_SECONDS)
-        assert not second.reached.is_set()
-        first.release()
-        assert second.reached.wait(PATIENCE_SECONDS)
-        second.release()
-        assert fake.requests[0].done.wait(PATIENCE_SECONDS)
-        assert not for_the_next.reached.is_set()
-
-        sock.sendall(request_bytes(fake))
-        assert for_the_next.reached.wait(PATIENCE_SECONDS)
-        assert for_the_next.request.number == 2 if for_the_next.request else False
-        for_the_next.release()
-        assert fake.requests[1].done.wait(PATIENCE_SECONDS)
-
-
-def test_a_hold_that_was_released_before_holds_nobody(fake: FakeProvider) -> None:
-    hold = fake.hold_at("headers")
-    hold.release()
-
-    assert post(fake).status_code == 200
-    assert hold.reached.is_set()
-
-
-def test_a_hang_up_is_seen_while_the_buffers_are_full(fake: FakeProvider) -> None:
-    fake.add(Raw(b"x" * 50_000_000))
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        sock.recv(100)
-        sock.shutdown(socket.SHUT_RDWR)
-
-        assert fake.wait_for_requests(1)
-        assert fake.requests[0].hung_up.wait(PATIENCE_SECONDS)
-    assert fake.requests[0].sent_bytes < 50_000_000
-
-
-def test_a_hang_up_in_the_upload_keeps_what_arrived(fake: FakeProvider) -> None:
-    raw = request_bytes(fake)
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(raw[:-5])
-        sock.shutdown(socket.SHUT_RDWR)
-
-        assert fake.wait_for_requests(1, timeout_seconds=PATIENCE_SECONDS)
-        assert fake.requests[0].hung_up.wait(PATIENCE_SECONDS)
-    assert raw.endswith(fake.requests[0].body + raw[-5:])
-    assert fake.requests[0].status is None
-
-
-def test_leaving_after_the_answer_is_no_hang_up_of_the_request(fake: FakeProvider) -> None:
-    with requests.Session() as session:
-        session.post(url(fake), json=good_body(fake), headers=key_headers(fake), timeout=PATIENCE_SECONDS)
-
-    assert fake.connections[0].hung_up.wait(PATIENCE_SECONDS)
-    assert fake.requests[0].done.is_set()
-    assert not fake.requests[0].hung_up.is_set()
-
-
-def test_waiting_for_requests_gives_up(fake: FakeProvider) -> None:
-    assert not fake.wait_for_requests(1, timeout_seconds=0)
-
-
-@pytest.mark.parametrize("phase", [*PHASES, None])
-def test_closing_ends_every_connection_whatever_it_does(dialect: DialectName, phase: Phase | None) -> None:
-    fake = FakeProvider(dialect)
-    fake.start()
-    hold = fake.hold_at("accept" if phase is None else phase)
-    if phase is None:
-        hold.release()
-    with socket.create_connection(fake.address) as sock:
-        if phase is not None:
-            sock.sendall(request_bytes(fake))
-        assert hold.reached.wait(PATIENCE_SECONDS)
-
-        fake.close()
-        fake.close()
-
-        assert all(connection.closed.is_set() for connection in fake.connections)
-    with pytest.raises(ConnectionError):
-        socket.create_connection(fake.address)
-
-
-def test_closing_a_fake_that_never_started_is_nothing(dialect: DialectName) -> None:
-    FakeProvider(dialect).close()
-
-
-# --- delivery --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("framing", ["chunked", "length", "close"])
-def test_a_cut_by_fin_gives_exactly_the_bytes_before_it(fake: FakeProvider, framing: Any) -> None:
-    fake.add(Raw(b"0123456789", delivery=Delivery(cut=Cut(4, "fin"), framing=framing)))
-
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-        if framing == "close":
-            assert response.read() == b"0123"
-        else:
-            with pytest.raises(http.client.IncompleteRead) as caught:
-                response.read()
-            assert caught.value.partial == b"0123"
-    assert fake.requests[0].done.wait(PATIENCE_SECONDS)
-    assert fake.requests[0].sent_bytes == 4
-    assert not fake.requests[0].hung_up.is_set()
-
-
-def test_a_cut_by_rst_resets(fake: FakeProvider) -> None:
-    fake.add(Raw(b"0123456789", delivery=Delivery(cut=Cut(4, "rst"))))
-
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        with pytest.raises(ConnectionResetError):
-            receive_to_the_end(sock)
-
-
-def test_a_cut_beyond_the_body_leaves_its_end_untold(fake: FakeProvider) -> None:
-    fake.add(Raw(b"0123", delivery=Delivery(cut=Cut(99, "fin"))))
-
-    with pytest.raises(requests.exceptions.ChunkedEncodingError):
-        post(fake)
-
-    assert fake.requests[0].sent_bytes == 4
-
-
-def test_dribbling_sends_each_few_bytes_by_themselves(fake: FakeProvider) -> None:
-    fake.add(Raw(b"0123456789", delivery=Delivery(write_bytes=3)))
-
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        received = b""
-        while not received.endswith(b"0\r\n\r\n"):
-            received += sock.recv(1000)
-
-    _, _, body = received.partition(b"\r\n\r\n")
-    assert body == b"3\r\n012\r\n3\r\n345\r\n3\r\n678\r\n1\r\n9\r\n0\r\n\r\n"
-
-
-def test_a_paced_body_comes_whole(fake: FakeProvider) -> None:
-    turn = Turn((Say(["x"] * 200),), delivery=Delivery(events_per_second=10_000))
-    fake.add(turn)
-
-    assert render(turn, fake.dialect) == post(fake).content
-
-
-def test_a_hang_up_is_seen_between_two_paced_events(fake: FakeProvider) -> None:
-    fake.add(Turn((Say(["x"] * 10),), delivery=Delivery(events_per_second=0.001)))
-    with socket.create_connection(fake.address) as sock:
-        sock.sendall(request_bytes(fake))
-        sock.recv(10)
-        sock.shutdown(socket.SHUT_RDWR)
-
-        assert fake.wait_for_requests(1)
-        assert fake.requests[0].hung_up.wait(PATIENCE_SECONDS)
-
-
-def test_a_piece_of_ten_megabytes_is_one_event(fake: FakeProvider) -> None:
-    fake.add(Turn((Say(("x" * 10_000_000,)),)))
-
-    assert any(len(line) > 10_000_000 for line in post(fake).content.split(b"\n\n"))
-
-
-def test_a_piece_can_hold_invalid_utf_8(fake: FakeProvider) -> None:
-    fake.add(Turn((Say((b"caf\xc3".decode(errors="surrogateescape"),)),)))
-
-    content = post(fake).content
-
-    assert b"caf\xc3" in content
-    with pytest.raises(UnicodeDecodeError):
-        content.decode()
-
-
-def test_two_connections_are_served_at_once(fake: FakeProvider) -> None:
-    with fake.hold_at("headers") as hold:
-        held = threading.Thread(target=post, args=(fake,))
-        held.start()
-        assert hold.reached.wait(PATIENCE_SECONDS)
-
-        assert post(fake).status_code == 200
-    held.join()
-
-
-# --- TLS -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def secure(dialect: DialectName, authority: trustme.CA) -> Iterator[FakeProvider]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    with FakeProvider(dialect, tls=context) as provider:
-        yield provider
-
-
-@pytest.fixture
-def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
-
-
-def test_it_speaks_tls(secure: FakeProvider, trusting: ssl.SSLContext) -> None:
-    body = Raw(bytes(range(256)) * 4000, delivery=Delivery(framing="close"))
-    secure.add(body)
-
-    with trusting.wrap_socket(socket.create_connection(secure.address), server_hostname="127.0.0.1") as sock:
-        sock.sendall(request_bytes(secure))
-        response = http.client.HTTPResponse(sock)
-        response.begin()
-
-        assert body.body == response.read()
-    assert secure.base_url.startswith("https://127.0.0.1:")
-
-
-def test_it_holds_in_the_handshake_and_sees_the_hang_up(
-    secure: FakeProvider, trusting: ssl.SSLContext
-) -> None:
-    hold = secure.hold_at("tls")
-    hello = ssl.MemoryBIO()
-    client = trusting.wrap_bio(ssl.MemoryBIO(), hello, server_hostname="127.0.0.1")
-    with pytest.raises(ssl.SSLWantReadError):
-        client.do_handshake()
-    with socket.create_connection(secure.address) as sock:
-        sock.sendall(hello.read())
-        assert hold.reached.wait(PATIENCE_SECONDS)
-        sock.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            sock.recv(1)
-    assert secure.connections[0].hung_up.wait(PATIENCE_SECONDS)
-
-
-def test_a_hang_up_is_seen_through_tls(secure: FakeProvider, trusting: ssl.SSLContext) -> None:
-    hold = secure.hold_at("mid_body")
-    with trusting.wrap_socket(socket.create_connection(secure.address), server_hostname="127.0.0.1") as sock:
-        sock.sendall(request_bytes(secure))
-        assert hold.reached.wait(PATIENCE_SECONDS)
-    assert secure.requests[0].hung_up.wait(PATIENCE_SECONDS)
-
-
-def test_a_cut_through_tls_says_no_farewell(secure: FakeProvider, trusting: ssl.SSLContext) -> None:
-    secure.add(Raw(b"0123456789", delivery=Delivery(cut=Cut(4, "fin"), framing="close")))
-
-    with trusting.wrap_socket(
-        socket.create_connection(secure.address), server_hostname="127.0.0.1", suppress_ragged_eofs=False
-    ) as sock:
-        sock.sendall(request_bytes(secure))
-        with pytest.raises(ssl.SSLEOFError):
-            receive_to_the_end(sock)
-
-
-def test_a_client_that_does_not_trust_it_is_noted(secure: FakeProvider) -> None:
-    with (
-        pytest.raises(ssl.SSLError),
-        ssl.create_default_context().wrap_socket(
-            socket.create_connection(secure.address), server_hostname="127.0.0.1"
-        ),
-    ):
-        pass
-
-    (connection,) = secure.connections
-    assert connection.closed.wait(PATIENCE_SECONDS)
-    assert connection.failure is not None or connection.hung_up.is_set()

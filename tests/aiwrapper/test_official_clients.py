@@ -70,9 +70,6 @@ def anthropic_client(anthropic_fake: FakeProvider) -> Iterator[anthropic.Anthrop
         yield client
 
 
-# --- openai ----------------------------------------------------------------------------------------------
-
-
 def user(text: str) -> list[ChatCompletionMessageParam]:
     return [{"role": "user", "content": text}]
 
@@ -260,9 +257,6 @@ def test_openai_reads_a_dribble(openai_fake: FakeProvider, openai_client: openai
     stream = openai_client.chat.completions.create(model=openai_fake.model, messages=user("Hi"), stream=True)
 
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "Grüezi 🙂"
-
-
-# --- anthropic -------------------------------------------------------------------------------------------
 
 
 def ask(
