@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVarTuple, Unpack
+from typing import TypeVarTuple
 
 import pytest
 import trustme
@@ -506,7 +506,7 @@ class TestCreateConnection:
         """T-N3: the window that a stop could fall into unheard, forced open."""
 
         class Sudden(CancelToken):
-            def on_cancel(self, fn: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> Registration:
+            def on_cancel(self, fn: Callable[[*Ts], object], *args: *Ts) -> Registration:
                 self.cancel()
                 return super().on_cancel(fn, *args)
 
