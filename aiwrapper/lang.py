@@ -175,7 +175,7 @@ class Lang:
             max_output_tokens=self.max_output_tokens,
             temperature=self.temperature,
             thinking_tokens=self.thinking_tokens,
-            extra=msgspec.json.encode(self.extra).decode(),
+            extra=msgspec.json.encode(dict(self.extra)).decode(),
         )
         return ModelCall(
             dialect=self.dialect, host=self.host, options=options, transport=self.transport, retry=self.retry

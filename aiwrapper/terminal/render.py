@@ -40,17 +40,42 @@ def printable(text: str) -> str:
     return text.translate(_CONTROL_CHARACTERS)
 
 
-class _LastLines:
-    """As many of a renderable's last lines as the screen holds: a live region must never be taller."""
+class _Lines:
+    """Markdown as lines that end where their text ends.
 
-    def __init__(self, text: str) -> None:
+    Rich fills each line with spaces up to the edge of the screen; there, whatever is typed next would break the
+    line, and the spaces would be copied along.
+
+    Args:
+        text: Markdown.
+        last: show only the last lines that the screen holds, as a live region must: it can't be drawn again above.
+    """
+
+    def __init__(self, text: str, *, last: bool = False) -> None:
         self._text = text
+        self._last = last
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = console.render_lines(Markdown(self._text), options, pad=False)
-        for line in lines[-max(1, console.height - 2) :]:
-            yield from line
+        if self._last:
+            lines = lines[-max(1, console.height - 2) :]
+        for line in lines:
+            yield from _trimmed(line)
             yield Segment.line()
+
+
+def _trimmed(line: list[Segment]) -> list[Segment]:
+    end = len(line)
+    while end and not line[end - 1].text.strip() and not _has_background(line[end - 1]):
+        end -= 1
+    if end and not _has_background(line[end - 1]):
+        last = line[end - 1]
+        return [*line[: end - 1], Segment(last.text.rstrip(" "), last.style, last.control)]
+    return line[:end]
+
+
+def _has_background(segment: Segment) -> bool:
+    return segment.style is not None and segment.style.bgcolor is not None
 
 
 class MarkdownStream:
@@ -74,13 +99,13 @@ class MarkdownStream:
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(_LastLines(self._open), refresh=True)
+        self._live.update(_Lines(self._open, last=True), refresh=True)
 
     def close(self) -> None:
         """Print what is still open for good."""
         self._erase()
         if self._open.strip():
-            self._console.print(Markdown(self._open))
+            self._console.print(_Lines(self._open), end="")
         self._open = ""
 
     def _erase(self) -> None:
@@ -95,7 +120,7 @@ class MarkdownStream:
             return
         lines = self._open.splitlines(keepends=True)
         self._erase()
-        self._console.print(Markdown("".join(lines[: last.map[0]])))
+        self._console.print(_Lines("".join(lines[: last.map[0]])), end="")
         if last.type == "paragraph_open":  # every other block brings its own blank line
             self._console.print()
         self._open = "".join(lines[last.map[0] :])
@@ -123,15 +148,18 @@ class AnswerView:
     while the main thread waits. It ends with them.
 
     Args:
-        console: where to.
+        console: where the answer goes: as Markdown on a terminal, as it is into a pipe or a file.
+        notes: where everything about it goes; the same by default.
         clock: monotonic seconds.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float]) -> None:
+    def __init__(self, console: Console, *, notes: Console | None = None, clock: Callable[[], float]) -> None:
         self._console = console
+        self._notes = console if notes is None else notes
         self._clock = clock
         self._lock = threading.Lock()  # whoever holds it draws
         self._text: MarkdownStream | None = None
+        self._line_is_open = False  # in a pipe or a file
         self._reasoning = False
         self._waiting: Live | None = None
         self._calls: dict[tuple[int, int], tuple[str, str]] = {}
@@ -169,7 +197,7 @@ class AnswerView:
             case log.ReasoningDelta(text=text):
                 self._stop_waiting()
                 self._reasoning = True
-                self._console.print(
+                self._notes.print(
                     printable(text), end="", style="dim italic", markup=False, highlight=False, soft_wrap=True
                 )
             case log.TurnStarted():
@@ -188,21 +216,20 @@ class AnswerView:
             case log.ToolStarted(turn=turn, index=index):
                 self._pause()
                 name, arguments = self._calls.get((turn, index), ("tool", ""))
-                self._console.print(
+                self._notes.print(
                     Text.assemble(("▶ ", "cyan"), (name, "bold cyan"), (f" {arguments}", "cyan"))
                 )
                 self._wait_with(Spinner("dots", Text(f"{name} runs. Ctrl-C stops.", style="dim")))
             case log.ToolFinished(turn=turn, index=index, outcome=outcome, content=content):
                 self._pause()
                 self._show_result(self._calls.get((turn, index), ("tool", ""))[0], outcome, content)
-            case log.RunStopped(message=message):
+            case log.RunStopped(reason=reason, message=message):
                 self._pause()
-                self._console.print(
-                    Text(f"■ stopped{f': {printable(message)}' if message else ''}", style="yellow")
-                )
+                why = f": {printable(message)}" if message and reason != "signal" else ""
+                self._notes.print(Text(f"■ stopped{why}", style="yellow"))
             case log.RunFailed(message=message):
                 self._pause()
-                self._console.print(Text(f"✗ {printable(message)}", style="red"))
+                self._notes.print(Text(f"✗ {printable(message)}", style="red"))
             case log.RunFinished() | log.TurnFinished():
                 self._pause()
             case (
@@ -227,11 +254,16 @@ class AnswerView:
         if self._text is not None:
             self._text.close()
             self._text = None
+        if self._line_is_open:
+            self._line_is_open = False
+            self._console.file.write("\n")
+            self._console.file.flush()
 
     def _write(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._console.file.write(printable(text))
+            self._console.file.write(text)  # as it is: no terminal to steer
             self._console.file.flush()
+            self._line_is_open = not text.endswith("\n")
             return
         if self._text is None:
             self._text = MarkdownStream(self._console)
@@ -241,7 +273,7 @@ class AnswerView:
         first, _, rest = printable(content).strip().partition("\n")
         more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
         mark, style = ("✓", "green") if outcome == "returned" else ("✗", "yellow")
-        self._console.print(
+        self._notes.print(
             Text(f"{mark} {name} {STATUS_WORDS[outcome]}", style=style),
             Text(f"{first[:200]}{more}", style="dim"),
         )
@@ -249,11 +281,11 @@ class AnswerView:
     def _end_reasoning(self) -> None:
         if self._reasoning:
             self._reasoning = False
-            self._console.print()
+            self._notes.print()
 
     def _wait_with(self, renderable: Spinner | Countdown) -> None:
-        if self._console.is_terminal:
-            self._waiting = Live(renderable, console=self._console, refresh_per_second=10, transient=True)
+        if self._notes.is_terminal:
+            self._waiting = Live(renderable, console=self._notes, refresh_per_second=10, transient=True)
             self._waiting.start(refresh=True)
 
     def _stop_waiting(self) -> None:

