@@ -6,6 +6,7 @@ The child leaves at the end of its stdin, of which we hold the other end: it can
 """
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -47,8 +48,12 @@ _ENVIRONMENT = {
     "GOMP_SPINCOUNT": "0",
 }  # an idle thread sleeps instead of spinning
 _MAX_THREADS = 8  # chosen by hand: a model of this size gains nothing from more
-_FIRST_PAUSE_SECONDS = 0.005
-_LONGEST_PAUSE_SECONDS = 0.05
+# Between two questions whether it is at rest. A generation ends within the short ones. After them it is evaluating a
+# prompt, and must be left in peace for more than a second: llama.cpp looks for a closed connection when it has waited
+# one second for a result, and the answer to a question of ours, to whomever, starts that second again. Asked every
+# 100 ms, it evaluated to the end. The long pause is that second and one batch of a slow machine, chosen by hand.
+_PAUSES_SECONDS = (0.005, 0.02, 0.08)
+_LONG_PAUSE_SECONDS = 1.65
 
 
 @attrs.frozen
@@ -188,13 +193,14 @@ class LocalModel:
             with self._lock:
                 self._open_requests -= 1
 
-    def bring_to_rest(self, token: CancelToken, *, grace_seconds: float = 1.0) -> Rest:
+    def bring_to_rest(self, token: CancelToken, *, grace_seconds: float = 4.0) -> Rest:
         """Wait until the child computes no more, and kill it if it does not get there. Call it after a stop.
 
-        A closed connection is all the child needs, but it looks for one only between batches: about 20 ms while it
-        generates, up to 0.7 s while it evaluates a long prompt. A new child takes about half a second.
-        Blocks no longer than the grace time. An open request keeps the child from being killed, so leave its `request`
-        block first. The answer is about now: a request that starts in this moment is nobody's fault.
+        A closed connection is all the child needs: it notices within about 20 ms while it generates, and within a
+        second and a batch while it evaluates a prompt. A new child takes half a second to start and has to evaluate
+        the whole conversation again, so be patient. Blocks no longer than the grace time.
+        An open request keeps the child from being killed, so leave its `request` block first. The answer is about
+        now: a request that starts in this moment is nobody's fault.
 
         Args:
             token: not the one that was cancelled. If this one is, the waiting ends and the child is killed at once.
@@ -300,29 +306,25 @@ class _Child:
     def wait_idle(self, token: CancelToken) -> bool:
         """Ask the child until it says that it computes nothing. False if the token was cancelled before.
 
-        There is nothing to wait on: the server offers its state to those who ask, between two batches. So while it
-        evaluates a prompt the answer itself waits, and only a generation, which takes milliseconds to end, is asked
-        about repeatedly.
+        There is nothing to wait on: the server tells its state to those who ask.
         """
-        pause = _FIRST_PAUSE_SECONDS
         url = f"http://127.0.0.1:{self.port}/slots"
         with Session() as session:
             session.trust_env = False  # a proxy of the environment is not for loopback
-            while True:
+            for pause in itertools.chain(_PAUSES_SECONDS, itertools.repeat(_LONG_PAUSE_SECONDS)):
                 try:
                     response = session.get(url, auth=BearerAuth(self.endpoint.api_key), token=token)
                     slots = msgspec.json.decode(response.content, type=list[_Slot])
                     if not any(slot.is_processing for slot in slots):
                         return True
-                    token.sleep(pause)
                 except Cancelled:
                     return False
                 except (OSError, msgspec.DecodeError):  # what requests raises is an OSError
                     if not self.alive:
                         return True  # gone by itself: as idle as can be
-                    if token.wait(pause):
-                        return False
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                if token.wait(pause):
+                    break
+        return False
 
 
 class _Slot(msgspec.Struct):
@@ -333,11 +335,9 @@ def _ask(process: subprocess.Popen[bytes], settings: Mapping[str, str | int]) ->
     """Send the settings and read the one answer; empty if the child ended without."""
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
+    with contextlib.suppress(BrokenPipeError):  # it has ended already: so will its stdout
         process.stdin.write(json.dumps(settings).encode() + b"\n")
         process.stdin.flush()
-    except BrokenPipeError:
-        return {}  # it has not even read its settings; its exit status and its stderr say why
     line = process.stdout.readline()
     return msgspec.json.decode(line, type=dict[str, str]) if line.endswith(b"\n") else {}
 
@@ -347,9 +347,8 @@ def _failure(answer: Mapping[str, str], errors: IO[bytes], status: int) -> str:
         return answer["error"]
     errors.seek(0)
     lines = errors.read().decode(errors="replace").splitlines()
-    logged = [
-        line.partition(" E ")[2] for line in lines if " E " in line
-    ]  # llama.cpp's own: the first is the cause
+    # llama.cpp marks its errors so, and its first one is the cause; Python's last line is its exception.
+    logged = [line.partition(" E ")[2] for line in lines if " E " in line]
     reasons = logged[:1] or lines[-1:]
     return " ".join(reasons[0].split()) if reasons else f"its process ended with status {status}"
 
@@ -358,10 +357,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the child and give back what we held of it. It has nothing to save; asking it first would only take time."""
     process.kill()
     process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(BrokenPipeError):  # unsent settings
-                pipe.close()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # settings that were never read
+        process.stdin.close()
+    process.stdout.close()
 
 
 def _wait(future: Future[None], token: CancelToken) -> None:

@@ -36,6 +36,13 @@ WEATHER = {
     },
 }
 
+# What a runtime needs to be taken for one; nobody listens on port 1.
+FAKE_SERVER = """
+from types import SimpleNamespace
+CommonParams = lambda: SimpleNamespace(model=SimpleNamespace(), cpuparams=SimpleNamespace())
+Server = lambda params: SimpleNamespace(listening_address="http://127.0.0.1:1")
+"""
+
 
 @pytest.fixture(scope="session")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -183,6 +190,17 @@ def test_a_stopped_stream_brings_the_model_to_rest_and_the_next_answer_comes_fro
         assert take(4, spoken(response)) == [*COUNT]
 
 
+def test_a_model_stopped_while_it_evaluates_a_prompt_comes_to_rest(local: LocalModel) -> None:
+    """It looks for the closed connection only when it has been left in peace for a second."""
+    prompt = [{"role": "user", "content": "x" * 200_000}]  # a token each: minutes of work
+    endpoint = local.start(CancelToken())
+    pid = local.pid
+    post(endpoint, stream=True, messages=prompt).close()
+
+    assert local.bring_to_rest(CancelToken(), grace_seconds=PATIENCE_SECONDS) == "idle"
+    assert local.pid == pid
+
+
 def test_a_model_that_does_not_come_to_rest_is_killed_and_the_next_start_makes_a_new_one(
     local: LocalModel,
 ) -> None:
@@ -226,6 +244,25 @@ def test_the_stop_of_one_request_never_costs_another_its_answer(local: LocalMode
 
         assert local.bring_to_rest(CancelToken(), grace_seconds=0.1) == "busy"
         assert take(4, words) == [*COUNT]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGSTOP")
+def test_a_child_that_hangs_is_killed(local: LocalModel) -> None:
+    local.start(CancelToken())
+    child = psutil.Process(local.pid)
+    child.suspend()
+
+    assert local.bring_to_rest(CancelToken(), grace_seconds=0.1) == "killed"
+    assert not child.is_running()
+
+
+def test_a_child_that_does_not_listen_is_killed(
+    local: LocalModel, fake_runtime: Callable[[str], None]
+) -> None:
+    fake_runtime(FAKE_SERVER)
+    local.start(CancelToken())
+
+    assert local.bring_to_rest(CancelToken(), grace_seconds=0.1) == "killed"
 
 
 def test_a_cancelled_wait_for_rest_kills_at_once(local: LocalModel) -> None:
@@ -334,11 +371,7 @@ def test_closing_while_it_starts_ends_the_start(
     fifo, go_on = tmp_path / "loading", tmp_path / "go-on"
     os.mkfifo(fifo)
     os.mkfifo(go_on)
-    answer = "type('Server', (), {'__init__': lambda self, params: None, 'listening_address': 'http://127.0.0.1:1'})"
-    params = "type('P', (), {'model': type('M', (), {}), 'cpuparams': type('C', (), {})})"
-    fake_runtime(
-        f"open({str(fifo)!r}, 'w').close(); open({str(go_on)!r}).close()\nServer = {answer}\nCommonParams = {params}"
-    )
+    fake_runtime(f"open({str(fifo)!r}, 'w').close(); open({str(go_on)!r}).close()\n{FAKE_SERVER}")
     with ThreadPoolExecutor(1) as pool:
         start = pool.submit(local.start, CancelToken())
         fifo.open().close()
