@@ -116,17 +116,24 @@ class Cancellation:
 
     def flag(self) -> None:
         """Claim the token, mark it and all its descendants, wake the waiting threads; runs no foreign code."""
-        reasons = self.token._reasons
-        if not any(reason is self.origin for reason in list(reasons)) and len(reasons) <= MAX_LATER_REASONS:
-            reasons.append(self.origin)
+        reasons, origin = self.token._reasons, self.origin
+        if not reasons:
+            reasons.append(origin)
+        self.won = won = reasons[0] is origin
+        if not won and len(reasons) <= MAX_LATER_REASONS and not any(each is origin for each in list(reasons)):
+            reasons.append(origin)
             del reasons[1 + MAX_LATER_REASONS :]  # two calls may have seen the last free place
-        self.won = reasons[0] is self.origin
         if self.to_run is None:
             self.to_run = self._mark()
-        for token in self.to_run:
-            for key in list(token._held):
-                if isinstance(key, LockType):
-                    wake(key)
+        if self.to_run:
+            for token in self.to_run:
+                held = token._held
+                for key in list(held):
+                    if type(key) is LockType:
+                        wake(key)
+                        held.pop(key, None)
+            # Where nothing but threads waited there is nothing to run: then we are as quick as Event.set().
+            self.to_run = [token for token in self.to_run if token._held]
 
     def _mark(self) -> list[CancelToken]:
         """Flag the whole tree with a stack, not by recursion; returns the tokens whose callbacks are ours."""
@@ -213,10 +220,6 @@ class Cancellation:
     def help_mark(self) -> None:
         """Only mark what somebody else's call has decided, so that nothing below is behind (T-S1)."""
         self._mark()
-
-    def advance(self) -> None:
-        self.flag()
-        self.run()
 
     def raise_errors(self, interrupt: BaseException | None) -> None:
         """Raise what the callbacks raised, and what interrupted us.

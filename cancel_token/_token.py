@@ -186,7 +186,7 @@ class CancelToken:
             name: As for `CancelToken`.
         """
         child = CancelToken(None, name, self._clock)
-        child._link((self,))
+        child._link(self)
         if timeout is not None:
             child.cancel_after(timeout)
         return child
@@ -208,7 +208,9 @@ class CancelToken:
         if not tokens:
             raise ValueError("CancelToken.any() needs at least one token")
         child = CancelToken(None, name, tokens[0]._clock)
-        child._link(tuple(dict.fromkeys(token for token in tokens if token is not _NEVER)))
+        for token in dict.fromkeys(tokens):
+            if token is not _NEVER:
+                child._link(token)
         if timeout is not None:
             child.cancel_after(timeout)
         return child
@@ -218,22 +220,17 @@ class CancelToken:
         """Return the shared token that cannot be cancelled: the default of `token=` parameters."""
         return _NEVER
 
-    def _link(self, parents: tuple[CancelToken, ...]) -> None:
-        links = []
-        for parent in parents:
-            link = _Link(self, _unlink)
-            link.parent = parent
-            links.append(link)
-            self._links = (*self._links, link)
+    def _link(self, parent: CancelToken) -> None:
+        link = _Link(self, _unlink)
+        link.parent = parent
+        self._links += (link,)
         if _origins.recording:
             _origins.note(self)
-        for link in links:
-            link.parent._children[link] = None
-        for parent in parents:
-            if parent.cancelled:  # published, so look again: the walk may have passed before it could see us
-                if not self._reasons:
-                    self._reasons.append(derive(parent._reasons[0]))
-                self.cancelled = True  # type: ignore[misc]  # read-only for users
+        parent._children[link] = None
+        if parent.cancelled:  # published, so look again: the walk may have passed before it could see us
+            if not self._reasons:
+                self._reasons.append(derive(parent._reasons[0]))
+            self.cancelled = True  # type: ignore[misc]  # read-only for users
 
     # Asking
 
@@ -279,7 +276,8 @@ class CancelToken:
 
     def _lineage(self, *, closed: bool = False) -> Iterator[CancelToken]:
         """The token and its ancestors, each once; those behind a closed one only if asked for."""
-        stack, seen = [self], set[CancelToken]()
+        stack = [self]
+        seen: set[CancelToken] = set()
         while stack:
             token = stack.pop()
             if len(token._links) > 1:
@@ -310,18 +308,22 @@ class CancelToken:
             KeyboardInterrupt: It came in the middle, or out of a callback. Everything is flagged and every callback has
                 run, too; what other callbacks raised is its `__cause__`.
         """
-        interrupt = None
         try:  # nothing stands before it, so that an interruption finds us inside
             cancellation = self._cancellation(reason)
-            cancellation.advance()
-        except BaseException as exc:
+            cancellation.flag()
+            if cancellation.to_run:
+                cancellation.run()
+        except BaseException as interrupt:
             try:
                 cancellation  # noqa: B018
-            except UnboundLocalError:
+            except UnboundLocalError:  # interrupted before it was there; a bad reason is raised once more
                 cancellation = self._cancellation(reason)
-            cancellation.advance()
-            interrupt = exc
-        cancellation.raise_errors(interrupt)
+            cancellation.flag()
+            cancellation.run()
+            self._unpin_lineage()  # the way up may have been interrupted, too
+            cancellation.raise_errors(interrupt)
+        if cancellation.errors:
+            cancellation.raise_errors(None)
         return cancellation.won
 
     def cancel_soon(self, reason: str | CancelReason = "cancelled") -> bool:
@@ -391,9 +393,12 @@ class CancelToken:
         self._open = False
         self._deadline = None
         for link in self._links:
-            link.parent._children.pop(link, None)
-            link.parent._held.pop(self, None)
-            link.parent._unpin()
+            parent = link.parent
+            parent._children.pop(link, None)
+            held = parent._held
+            if self in held:
+                held.pop(self, None)
+                parent._unpin()
 
     def __enter__(self) -> Self:
         return self
@@ -429,8 +434,8 @@ class CancelToken:
             self._pin()
         if self.cancelled:  # published, so look again, and take back: whoever takes it runs it (T-S4)
             callback = held.pop(registration, None)
+            self._unpin_lineage()  # _pin() may have gone on upwards behind the back of the one who cancelled
             if callback is not None:
-                self._unpin()
                 self._run_late(callback)
         return registration
 
@@ -546,33 +551,45 @@ class CancelToken:
 
     def _pin(self) -> None:
         """Make the parents hold this token strongly, up to the roots (T-S7)."""
-        stack = [self]
-        while stack:
-            token = stack.pop()
-            if not token._open:
-                continue
-            for link in token._links:
-                parent = link.parent
-                if token in parent._held:  # then its ancestors are pinned, or whoever unpins looks again
-                    continue
-                parent._held[token] = None
-                stack.append(parent)
-            if not token._open:  # published, so look again: close() may have passed
+        token = self
+        others: list[CancelToken] = []
+        while True:
+            if token._open:
                 for link in token._links:
-                    link.parent._held.pop(token, None)
+                    parent = link.parent
+                    # If it is there, its ancestors are pinned, or whoever unpins them looks again.
+                    if token not in parent._held:
+                        parent._held[token] = None
+                        if parent._links:
+                            others.append(parent)
+                if not token._open:  # published, so look again: close() may have passed
+                    for link in token._links:
+                        link.parent._held.pop(token, None)
+            if not others:
+                return
+            token = others.pop()
 
     def _unpin(self) -> None:
         """Let the parents hold this token weakly again if nothing is on it any more, up to the roots."""
-        stack = [self]
-        while stack:
-            token = stack.pop()
-            if token._held:
-                continue
-            for link in token._links:
-                link.parent._held.pop(token, None)
-                stack.append(link.parent)
-            if token._held:  # unpinned, so look again: a newcomer may have seen itself pinned
-                token._pin()
+        token = self
+        others: list[CancelToken] = []
+        while True:
+            if not token._held:
+                for link in token._links:
+                    parent = link.parent
+                    if token in parent._held:  # if not, whoever unpinned it goes on upwards
+                        parent._held.pop(token, None)
+                        if parent._links:
+                            others.append(parent)
+                if token._held:  # unpinned, so look again: a newcomer may have seen itself pinned
+                    token._pin()
+            if not others:
+                return
+            token = others.pop()
+
+    def _unpin_lineage(self) -> None:
+        for token in list(self._lineage()):
+            token._unpin()
 
 
 class _Never(CancelToken):

@@ -1,4 +1,4 @@
-"""Certificates and peers for the tests of the hooks."""
+"""Certificates and peers for the tests of the hooks; how many cases the exhaustive tests have tried."""
 
 import gc
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import trustme
+
+from tests.cancel_token.cases import COUNTS
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,8 @@ def without_gc() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for what, cases in sorted(config.stash.get(COUNTS, {}).items()):
+        terminalreporter.write_line(f"{what}: {cases:,} cases")
