@@ -223,7 +223,7 @@ class AnthropicStream:
                 output_tokens=usage.output_tokens,
                 cached_input_tokens=usage.cache_read_input_tokens,
                 reasoning_tokens=None if details is None else details.thinking_tokens,
-                complete=self._stop_reason is not None,
+                complete=self._stop_reason is not None and usage.output_tokens is not None,
             )
         )
         if update != self._usage:

@@ -227,7 +227,7 @@ class OpenAIChatStream:
 
     def _call_delta(self, part: _CallDelta) -> Iterator[Delta]:
         function = part.function or _Function()
-        call = self._call_of(part, function.name or "")
+        call = self._call_of(part, function)
         if function.name and not call.started:
             call.name = function.name
         if part.id and call.provider_id is None:
@@ -241,12 +241,12 @@ class OpenAIChatStream:
             if call.started:
                 yield CallArguments(call.key, text)
 
-    def _call_of(self, part: _CallDelta, name: str) -> _OpenCall:
+    def _call_of(self, part: _CallDelta, function: _Function) -> _OpenCall:
         """The call that a delta goes on with, or a new one."""
         index = part.index
         newest = self._calls[-1] if self._calls else None
         call = newest if index is None else self._at_index.get(index)
-        if call is None or self._begins_another(call, part.id, name):
+        if call is None or self._begins_another(call, part.id, function):
             call = _OpenCall(len(self._calls), part.id or None)
             self._calls.append(call)
             if index is not None:
@@ -254,17 +254,19 @@ class OpenAIChatStream:
         return call
 
     @staticmethod
-    def _begins_another(call: _OpenCall, provider_id: str | None, name: str) -> bool:
+    def _begins_another(call: _OpenCall, provider_id: str | None, function: _Function) -> bool:
         """Whether a delta for a call's index begins another call (hosts that give every call the index 0).
 
         Only one with a name can. A new id alone does not say so: some hosts make up an id for every chunk.
         """
-        if not name or not call.name:
+        if not function.name or not call.name:
             return False
-        if provider_id and call.provider_id and provider_id != call.provider_id:
+        if function.name != call.name or (
+            provider_id and call.provider_id and provider_id != call.provider_id
+        ):
             return True
-        if provider_id and provider_id == call.provider_id:
-            return False
+        if provider_id and not function.arguments:
+            return False  # the name and the id once more, and nothing else
         # Nothing can be added to a whole object. Its last letter is looked at first, lest a host that repeats
         # the name in every chunk has all of a call's arguments read again for each.
         last = call.arguments[-1] if call.arguments else ""
@@ -287,5 +289,5 @@ class OpenAIChatStream:
             output_tokens=usage.completion_tokens,
             cached_input_tokens=cached,
             reasoning_tokens=None if details is None else details.reasoning_tokens,
-            complete=self._finish_reason is not None,
+            complete=self._finish_reason is not None and usage.completion_tokens is not None,
         )
