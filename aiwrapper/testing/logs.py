@@ -8,7 +8,8 @@ of those is what a crash leaves; `broken_histories()` what other programs have l
     def test_my_sink_takes_every_log(log): ...
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Final, TypeVar, get_args
 
 from attrs import evolve
@@ -109,6 +110,7 @@ _NAMES: Final = ("read_page", "shell", "f", "weather.now", "with space", "n" * 7
 # Strategies that are used at every entry are made once: making one costs more than drawing from it.
 _TEXT: Final = st.sampled_from(_TEXTS) | st.text(min_size=1, max_size=8)
 _PIECES: Final = st.lists(_TEXT, min_size=1, max_size=4)
+_BOOL: Final = st.booleans()
 _COUNT: Final = st.sampled_from((None, 0, 7, 10_000))
 _USAGE: Final = st.builds(
     Usage,
@@ -160,8 +162,13 @@ def producers() -> st.SearchStrategy[Producer]:
     return _PRODUCER
 
 
+@cache
+def _below(number: int) -> st.SearchStrategy[int]:
+    return st.integers(0, number - 1)
+
+
 def _number(draw: st.DrawFn, below: int) -> int:
-    return draw(st.integers(0, below - 1)) if below > 1 else 0
+    return draw(_below(below)) if below > 1 else 0
 
 
 def _reasoning(draw: st.DrawFn, run_id: str, turn: int, producer: Producer) -> list[Entry]:
@@ -273,7 +280,7 @@ def _run(draw: st.DrawFn, run_id: str) -> list[Entry]:
         entries += said + tools
         if not tools:
             break
-    if not draw(st.booleans()):
+    if not draw(_BOOL):
         entries = entries[: 1 + _number(draw, len(entries))]
     return entries + _terminal(draw, run_id)
 
@@ -291,7 +298,7 @@ def honest_logs(draw: st.DrawFn, *, max_runs: int = 3) -> list[Entry]:
     for number in range(1 + _number(draw, max_runs)):
         for _ in range((1, 1, 1, 0, 2)[_number(draw, 5)]):
             message_id = f"u{len(entries)}"
-            synthetic = draw(st.booleans())
+            synthetic = draw(_BOOL)
             entries.append(UserMessageAdded(message_id, draw(_USER_PARTS), synthetic=synthetic))
             known.append(message_id)
         entries += _run(draw, f"r{number}")
@@ -357,7 +364,7 @@ def logs(draw: st.DrawFn, *, max_runs: int = 3, max_strays: int = 6) -> list[Ent
     entries = draw(honest_logs(max_runs=max_runs))
     for _ in range(_number(draw, max_strays + 1)):
         place = _number(draw, len(entries) + 1)
-        again = draw(st.booleans())
+        again = draw(_BOOL)
         entries.insert(place, entries[_number(draw, len(entries))] if again else draw(_STRAY))
     return entries
 
@@ -405,8 +412,29 @@ def messages() -> st.SearchStrategy[Message]:
     )
 
 
-def broken_histories() -> st.SearchStrategy[Conversation]:
+_MESSAGES: Final = st.lists(messages(), max_size=8)
+
+
+def _answers(draw: st.DrawFn, calls: Sequence[ToolCall]) -> list[ToolMessage]:
+    """What somebody may have put behind a message with calls: all results, too few, in another order, nothing."""
+    results = tuple(ToolResult(call.id, draw(_RESULT_TEXT)) for call in calls)
+    match _number(draw, 4):
+        case 0:
+            return []
+        case 1:
+            return [ToolMessage("m", results[::-1])]
+        case 2:
+            return [ToolMessage("m", results[1:])]
+        case _:
+            return [ToolMessage("m", results)]
+
+
+@st.composite
+def broken_histories(draw: st.DrawFn) -> Conversation:
     """Histories as other programs leave them: in any order, with anything missing, doubled, empty or cut."""
-    return st.lists(messages(), max_size=8).map(
-        lambda drawn: Conversation.of(evolve(message, id=f"m{index}") for index, message in enumerate(drawn))
-    )
+    history: list[Message] = []
+    for message in draw(_MESSAGES):
+        history.append(message)
+        if isinstance(message, AssistantMessage) and message.calls:
+            history += _answers(draw, message.calls)
+    return Conversation.of(evolve(message, id=f"m{index}") for index, message in enumerate(history))

@@ -122,7 +122,7 @@ def test_a_cut_answer_is_kept_and_marked() -> None:
     """C12."""
     message = answer([*TURN, text("Hel")])
 
-    assert message.text == "Hel"
+    assert "Hel" == message.text
     assert message.stopped
 
 
@@ -136,21 +136,21 @@ def test_a_turn_that_the_provider_ended_is_not_marked_by_a_later_stop() -> None:
 @pytest.mark.parametrize("said", [[], [text(" ")], [text("\n"), text("\u3000\t")]])
 def test_a_turn_that_said_nothing_leaves_no_message(said: list[Entry]) -> None:
     """C5."""
-    assert roles(fold([*TURN, *said])) == ["UserMessage"]
-    assert roles(fold([*TURN, *said, end()])) == ["UserMessage"]
+    assert ["UserMessage"] == roles(fold([*TURN, *said]))
+    assert ["UserMessage"] == roles(fold([*TURN, *said, end()]))
 
 
 def test_white_space_between_words_is_text() -> None:
     message = answer([*TURN, text("a"), text("\n\n"), text("b"), end()])
 
-    assert message.text == "a\n\nb"
+    assert "a\n\nb" == message.text
 
 
 def test_a_part_of_white_space_between_calls_goes() -> None:
     """C5: one blank part is refused as an empty message is."""
     message = answer([*TURN, text("Let me see."), ready(0), text("\n"), ready(1), end()])
 
-    assert [type(part).__name__ for part in message.parts] == ["Text", "ToolCall", "ToolCall"]
+    assert ["Text", "ToolCall", "ToolCall"] == [type(part).__name__ for part in message.parts]
 
 
 def test_parts_stand_in_the_order_in_which_the_provider_began_them() -> None:
@@ -164,15 +164,15 @@ def test_parts_stand_in_the_order_in_which_the_provider_began_them() -> None:
     ]
     message = answer([*TURN, *entries])
 
-    assert [type(part).__name__ for part in message.parts] == ["ToolCall", "Text", "Reasoning"]
+    assert ["ToolCall", "Text", "Reasoning"] == [type(part).__name__ for part in message.parts]
 
 
 def test_a_lone_surrogate_becomes_a_replacement_character() -> None:
-    assert answer([*TURN, text("a"), text("\ud83d"), end()]).text == "a\ufffd"
+    assert "a\ufffd" == answer([*TURN, text("a"), text("\ud83d"), end()]).text
 
 
 def test_two_halves_of_a_character_become_the_character() -> None:
-    assert answer([*TURN, text("\ud83d"), text("\ude00"), end()]).text == "\U0001f600"
+    assert "\U0001f600" == answer([*TURN, text("\ud83d"), text("\ude00"), end()]).text
 
 
 # What is thought
@@ -201,7 +201,7 @@ def test_reasoning_that_shows_nothing_is_kept_for_its_payload() -> None:
 
 def test_reasoning_that_shows_and_carries_nothing_goes() -> None:
     """C5."""
-    assert roles(fold([*TURN, ReasoningFinished("r", 1), end()])) == ["UserMessage"]
+    assert ["UserMessage"] == roles(fold([*TURN, ReasoningFinished("r", 1), end()]))
 
 
 def test_reasoning_that_is_finished_begins_anew() -> None:
@@ -238,7 +238,7 @@ def test_a_call_that_was_cut_is_shown_and_no_call() -> None:
     started = ToolCallStarted("r", 1, 0, name="shell")
     message = answer([*TURN, text("Well"), started, ToolCallArguments("r", 1, 0, text="{}")])
 
-    assert message.calls == ()
+    assert () == message.calls
     assert (CutCall("shell", "{}"),) == message.cut_calls
 
 
@@ -247,7 +247,7 @@ def test_arguments_that_are_no_object_make_no_call(arguments: str) -> None:
     """C6."""
     message = answer([*TURN, text("Well"), ready(0, arguments), end()])
 
-    assert message.calls == ()
+    assert () == message.calls
     assert (CutCall("tool_0", arguments),) == message.cut_calls
 
 
@@ -265,15 +265,15 @@ def test_results_come_in_call_order_whatever_finished_first() -> None:
     """C4."""
     log = [*TURN, ready(0), ready(1), end(), returned(1, "second"), returned(0, "first")]
 
-    assert [result.content for result in results(log)] == ["first", "second"]
+    assert ["first", "second"] == [result.content for result in results(log)]
 
 
 def test_the_call_and_its_result_enter_the_conversation_together() -> None:
     """C1: no look at the closed messages sees a call that nobody answered."""
     log = [*TURN, ready(0), ready(1), end(), returned(0)]
 
-    assert len(fold(log).conversation.messages) == 1
-    assert len(fold([*log, returned(1)]).conversation.messages) == 3
+    assert 1 == len(fold(log).conversation.messages)
+    assert 3 == len(fold([*log, returned(1)]).conversation.messages)
 
 
 def test_a_call_that_was_not_started_says_so() -> None:
@@ -287,7 +287,7 @@ def test_a_call_that_ran_says_that_it_may_have_had_an_effect() -> None:
     """C7."""
     (result,) = results([*TURN, ready(0), end(), ToolStarted("r", 1, 0)])
 
-    assert result.outcome == "interrupted_running"
+    assert "interrupted_running" == result.outcome
     assert "may have taken effect" in result.content
 
 
@@ -303,14 +303,14 @@ def test_a_call_that_was_finished_keeps_its_result_when_another_is_stopped() -> 
         returned(1),
     ]
 
-    assert [result.outcome for result in results(log)] == ["interrupted_running", "returned"]
+    assert ["interrupted_running", "returned"] == [result.outcome for result in results(log)]
 
 
 def test_the_first_result_stays() -> None:
     """C3: a late result after a synthetic one is dropped, and so is a second one."""
     log = [*TURN, ready(0), end(), returned(0, "first"), returned(0, "second")]
 
-    assert [result.content for result in results(log)] == ["first"]
+    assert ["first"] == [result.content for result in results(log)]
 
 
 def test_a_result_after_the_stop_changes_nothing() -> None:
@@ -324,8 +324,8 @@ def test_a_result_may_come_while_the_turn_is_still_being_said() -> None:
     """Arguments that failed validation are answered before the turn is over."""
     log = [*TURN, ready(0), returned(0, "no such tool", "unknown_tool"), text("x"), end()]
 
-    assert [result.outcome for result in results(log)] == ["unknown_tool"]
-    assert len(fold(log).conversation.messages) == 3
+    assert ["unknown_tool"] == [result.outcome for result in results(log)]
+    assert 3 == len(fold(log).conversation.messages)
 
 
 @pytest.mark.parametrize("outcome", sorted(SYNTHETIC_RESULTS))
@@ -339,7 +339,7 @@ def test_whoever_did_not_call_a_handler_says_why(outcome: ToolOutcome) -> None:
 def test_a_handler_may_return_nothing() -> None:
     (result,) = results([*TURN, ready(0), end(), returned(0, "")])
 
-    assert result.content == ""
+    assert "" == result.content
 
 
 def test_no_text_about_a_stop_speaks_of_a_person() -> None:
@@ -437,7 +437,7 @@ def test_a_run_that_never_ended_has_crashed_when_the_next_thing_happens(entry: E
     report = run_report(state, "r")
 
     assert report is not None
-    assert (report.status, report.reason) == ("stopped", "crash")
+    assert ("stopped", "crash") == (report.status, report.reason)
     assert "r.1" in state.conversation.all_messages
 
 
@@ -451,7 +451,7 @@ def test_a_turn_that_was_given_up_is_closed_by_the_next() -> None:
     )
 
     assert message.stopped
-    assert (message.text, second.text) == ("Hel", "Hi")
+    assert ("Hel", "Hi") == (message.text, second.text)
 
 
 def test_settling_a_closed_run_gives_the_same_object() -> None:
@@ -474,13 +474,13 @@ def test_a_report_says_how_a_run_ended() -> None:
     report = run_report(fold(log))
 
     assert report is not None
-    assert (
+    assert ("stopped", "user", "enough", "streaming", 1) == (
         report.status,
         report.reason,
         report.message,
         report.where,
         report.turns,
-    ) == ("stopped", "user", "enough", "streaming", 1)
+    )
 
 
 def test_a_report_says_how_an_open_run_stands() -> None:
@@ -489,10 +489,10 @@ def test_a_report_says_how_an_open_run_stands() -> None:
     )
 
     assert report is not None
-    assert report.status == "running"
-    assert [
+    assert "running" == report.status
+    assert [(None, False), (None, True), ("returned", True)] == [
         (call.outcome, call.started) for call in report.calls
-    ] == [(None, False), (None, True), ("returned", True)]
+    ]
 
 
 def test_a_report_has_the_calls_of_all_turns() -> None:
@@ -500,10 +500,10 @@ def test_a_report_has_the_calls_of_all_turns() -> None:
     report = run_report(fold([*log, RunFailed("r", error="network", message="broken")]))
 
     assert report is not None
-    assert (report.status, report.reason, report.message) == ("failed", "network", "broken")
-    assert [
+    assert ("failed", "network", "broken") == (report.status, report.reason, report.message)
+    assert [("r.1.0", "returned"), ("r.2.0", "not_started")] == [
         (call.call.id, call.outcome) for call in report.calls
-    ] == [("r.1.0", "returned"), ("r.2.0", "not_started")]
+    ]
 
 
 def test_there_is_no_report_of_a_run_that_never_was() -> None:
@@ -560,7 +560,7 @@ def test_the_users_message_is_there_once() -> None:
     """C9."""
     state = fold([UserMessageAdded("u", (Text("Hello"),)), UserMessageAdded("u", (Text("Hello"),))])
 
-    assert roles(state) == ["UserMessage"]
+    assert ["UserMessage"] == roles(state)
 
 
 def test_a_user_who_says_nothing_has_said_nothing() -> None:
@@ -577,14 +577,14 @@ def test_an_edit_makes_a_branch_and_loses_nothing() -> None:
         [*TURN, text("Hello"), end(), RunFinished("r"), HeadMoved(None), UserMessageAdded("v", (Text("Hi"),))]
     )
 
-    assert [message.id for message in state.conversation.messages] == ["v"]
-    assert [message.id for message in state.conversation.all_messages] == ["u", "r.1", "v"]
+    assert ["v"] == [message.id for message in state.conversation.messages]
+    assert ["u", "r.1", "v"] == [message.id for message in state.conversation.all_messages]
 
 
 def test_a_user_message_may_name_the_message_it_follows() -> None:
     state = fold([*TURN, text("Hello"), end(), UserMessageAdded("v", (Text("Hi"),), parent_id="u")])
 
-    assert [message.id for message in state.conversation.messages] == ["u", "v"]
+    assert ["u", "v"] == [message.id for message in state.conversation.messages]
 
 
 @pytest.mark.parametrize("target", ["r.1", "r.1.results"])
@@ -593,7 +593,7 @@ def test_moving_the_head_does_not_part_a_call_from_its_result(target: str) -> No
     log = [*TURN, ready(0), end(), returned(0), TurnStarted("r", 2, producer=PRODUCER), text("So", 2), end(2)]
     state = fold([*log, HeadMoved(target)])
 
-    assert state.conversation.head_id == "r.1.results"
+    assert "r.1.results" == state.conversation.head_id
 
 
 def test_the_head_does_not_move_to_a_call_that_has_no_result() -> None:
@@ -609,13 +609,13 @@ def test_an_id_that_a_user_took_is_made_free() -> None:
     """C3: ids are ours, but a user's message may be called what a run's would be."""
     state = fold([UserMessageAdded("r.1", (Text("Hello"),)), RunStarted("r"), *TURN[2:], text("Hi"), end()])
 
-    assert [message.id for message in state.conversation.messages] == ["r.1", "r.1'"]
+    assert ["r.1", "r.1'"] == [message.id for message in state.conversation.messages]
 
 
 def test_title_settings_and_deletion_are_of_the_log() -> None:
     state = fold([Titled("Trip"), Configured('{"a": 1}'), Deleted()])
 
-    assert (state.title, state.settings, state.deleted) == ("Trip", '{"a": 1}', True)
+    assert ("Trip", '{"a": 1}', True) == (state.title, state.settings, state.deleted)
 
 
 def test_a_title_does_not_end_a_run() -> None:
@@ -629,7 +629,7 @@ def test_nothing_is_added_where_it_is_the_models_turn() -> None:
     user = Conversation.of([UserMessage("u", (Text("Hi"),))])
     tools = settle(fold([*TURN, ready(0), end(), returned(0)]))
 
-    assert [continue_(Conversation()), continue_(user), continue_(tools)] == [None, None, None]
+    assert [None, None, None] == [continue_(Conversation()), continue_(user), continue_(tools)]
 
 
 @pytest.mark.parametrize(("rest", "said"), [([], CONTINUE_CUT), ([end()], CONTINUE_WHOLE)])
@@ -659,7 +659,7 @@ def test_append_sets_the_parent() -> None:
         [UserMessage("u", (Text("Hi"),)), UserMessage("v", (Text("Hi"),), parent_id="x")]
     )
 
-    assert [message.parent_id for message in conversation.messages] == [None, "u"]
+    assert [None, "u"] == [message.parent_id for message in conversation.messages]
 
 
 def test_the_history_is_the_same_objects_afterwards() -> None:
@@ -695,7 +695,7 @@ def test_a_turn_of_100_000_deltas_is_one_storage() -> None:
         assert state.run.turn is not None
         storages.add(id(state.run.turn.entries._items))
 
-    assert len(storages) == 1
+    assert 1 == len(storages)
     assert answer([*TURN, text("x" * 100_000)]) == settle(state).head
     assert state == copy.copy(state)
     assert "x" in repr(state)
@@ -708,8 +708,8 @@ def test_a_conversation_of_10_000_messages_is_one_storage() -> None:
         state = step(state, UserMessageAdded(f"u{number}", (Text("Hi"),)))
         storages.add(id(state.conversation.all_messages._items))
 
-    assert len(storages) == 1
-    assert len(state.conversation.messages) == 10_000
+    assert 1 == len(storages)
+    assert 10_000 == len(state.conversation.messages)
 
 
 # The sequence underneath
