@@ -50,7 +50,8 @@ class StopReport:
         reason: who decided, a `CancelReason.kind`: `user`, `deadline`, `signal`, `shutdown`, ...
         message: the words given with the stop.
         where: what the run was doing.
-        latency_seconds: from the stop to the moment at which nothing of the run was left.
+        latency_seconds: from the stop, or the beginning of a run that had been stopped before, to the moment at
+            which nothing of the run was left.
         tools: what became of each call of the run, in order.
         abandoned: calls whose handlers did not stop within the grace time: their threads still run, and what they
             return is thrown away.
@@ -141,6 +142,8 @@ class Run:
         self._abandoned: list[ToolCall] = []
         self._subscriber_errors: list[BaseException] = []
         self._error: Exception | None = None
+        self._foreign: Cancelled | None = None  # not our stop, so it has to go on
+        self._begun_at = self.token.clock.now()
         self._latency_seconds = 0.0
         self._registration = self.token.on_cancel(self._on_stop)
 
@@ -170,9 +173,11 @@ class Run:
         Raises:
             Cancelled: it has been stopped already.
         """
-        if self._user_message is not None:
-            self.append_closing(self._user_message)
-        self.append_closing(RunStarted(self.run_id, at=self._now()))
+        try:
+            if self._user_message is not None:
+                self.append_closing(self._user_message)
+        finally:  # so that there is a run that can end
+            self.append_closing(RunStarted(self.run_id, at=self._now()))
         self.token.check()
         self.doing("between_steps")
 
@@ -210,7 +215,9 @@ class Run:
         """Stop what the run has going on, because of an exception that is on its way through the driver."""
         match error:
             case Cancelled():
-                pass  # the stop itself, or another token's, which `end` sorts out
+                if not self.token.cancelled:  # another token's: whoever has it is waiting for it
+                    self._foreign = error
+                    self.stop("runtime", f"another token was cancelled: {error}")
             case GeneratorExit():
                 self.stop("closed", "the stream was closed before its end")
             case KeyboardInterrupt():
@@ -242,15 +249,12 @@ class Run:
         if self.ended:  # it came out of the telling of the end
             return isinstance(error, _SinkFailed)
         match error:
-            case Cancelled() if self.token.cancelled:
+            case Cancelled() if self.token.cancelled and error is not self._foreign:
                 self._stopped()
                 return True
             case _SinkFailed():
                 cause = error.__cause__
                 assert isinstance(cause, Exception)
-                self._sink = (
-                    None  # what it has is a whole prefix of the log; a gap would be worse than an early end
-                )
                 self._fail(_kind(cause), cause)
                 return True
             case ModelCallError():
@@ -261,10 +265,16 @@ class Run:
                 return True
             case _:
                 self.interrupt(error)
-                if isinstance(error, Cancelled):
-                    self.stop("runtime", f"another token was cancelled: {error}")
                 self._stopped()
                 return False
+
+    def close(self, error: BaseException) -> None:
+        """End the run if it has not ended: an exception came before its first step, or while it was being ended."""
+        if self.ended:
+            return
+        if self.state.run is None:
+            self.append_closing(RunStarted(self.run_id, at=self._now()))
+        self.end(error)
 
     def result(self) -> RunResult:
         """What became of it.
@@ -332,7 +342,7 @@ class Run:
             return
         assert reason is not None
         if reason.at is not None:
-            self._latency_seconds = max(0.0, self.token.clock.now() - reason.at)
+            self._latency_seconds = self.token.clock.now() - max(reason.at, self._begun_at)
         self._end(
             RunStopped(
                 self.run_id,
@@ -345,11 +355,11 @@ class Run:
 
     def _end(self, entry: TerminalEntry) -> None:
         before = self._machine.state
-        with self._lock:
-            self._machine.append(entry)
-        self._registration.close()
-        self.token.close()
         try:
+            with self._lock:
+                self._machine.append(entry)
+            self._registration.close()
+            self.token.close()
             if self._sink is not None:
                 self._sink.append(entry)
         except Exception as error:
@@ -360,7 +370,7 @@ class Run:
                 self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
                 entry = RunFailed(self.run_id, error=_kind(error), message=_text(error), at=self._now())
                 self._machine.append(entry)
-        finally:
+        finally:  # a second Ctrl-C does not keep the agent busy
             self._settled(self)
             self._tell_subscribers(entry)
 
@@ -369,9 +379,12 @@ class Run:
             try:
                 self._sink.append(entry)
             except Exception as error:
+                self._sink = None  # what it has is a whole prefix of the log, and a gap would be worse
                 if isinstance(entry, ToolStarted):
                     # The effect that it was to permit will not happen, so the call has not been started (C7).
                     self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
+                else:
+                    self._tell_subscribers(entry)
                 raise _SinkFailed from error
         self._tell_subscribers(entry)
 

@@ -51,11 +51,13 @@ def complete(run: Run, model: ModelCall, tools: ToolThreads) -> RunResult:
     Raises:
         BaseException: as for `drive`.
     """
-    with closing(drive(run, model, tools)) as steps:
-        try:
-            for _ in steps:
-                pass
-        except BaseException as error:  # Ctrl-C may come between two steps, too
-            run.interrupt(error)
-            raise
+    steps = drive(run, model, tools)
+    try:
+        for _ in steps:
+            pass
+    except BaseException as error:  # Ctrl-C may come between two steps, too, and before the first
+        run.interrupt(error)
+        steps.close()
+        run.close(error)
+        raise
     return run.result()

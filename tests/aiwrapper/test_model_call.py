@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from email.utils import formatdate
 from itertools import repeat
 from socket import create_server
+from typing import Unpack
 
 import pytest
 from attrs import evolve
@@ -31,6 +32,7 @@ from aiwrapper.testing.fakes import FakeProvider
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from aiwrapper.transport import HttpTransport
 from cancel_token import Cancelled, CancelToken
+from cancel_token.http import RequestOptions, Response, Session
 
 STEP = CallModel("run", 1, conversation=Conversation.of([UserMessage("u", (Text("Hello"),))]))
 AT_ONCE = RetryPolicy(first_wait_seconds=0.0, max_retry_after_seconds=0.0)
@@ -424,8 +426,18 @@ def test_nobody_listens(http: HttpTransport) -> None:
     assert f"nothing answers at 127.0.0.1:{port}" in str(error)
 
 
-def test_a_host_that_there_is_not(http: HttpTransport) -> None:
-    error = refused(calling("http://no-such-host.invalid/v1", http, retry=evolve(AT_ONCE, max_attempts=1)))
+class Lost(Session):
+    """What a name lookup without an answer looks like above requests; a real one takes the resolver's time."""
+
+    def request(self, method: str, url: str, **options: Unpack[RequestOptions]) -> Response:  # type: ignore[override]
+        try:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        except socket.gaierror as error:
+            raise ConnectionError("max retries exceeded") from error
+
+
+def test_a_host_that_there_is_not() -> None:
+    error = refused(calling("http://no-such-host.invalid/v1", HttpTransport(Lost())))
 
     assert "the host 'no-such-host.invalid' was not found" in str(error)
 
