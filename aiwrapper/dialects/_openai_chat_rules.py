@@ -65,7 +65,7 @@ def _shape(where: str, message: Any) -> Iterator[Violation]:  # Any: whatever JS
         yield Violation("OC0", where, f"Invalid type for '{where}': expected an object.")
         return
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         yield Violation(
             "OC0",
             f"{where}.role",

@@ -116,6 +116,7 @@ class OpenAIChatStream:
         self._calls: list[_OpenCall] = []
         self._at_index: dict[int, _OpenCall] = {}  # the newest call of each index
         self._reasons = False  # the last piece was reasoning
+        self._has_text = False
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
         self._ended = False
@@ -143,7 +144,10 @@ class OpenAIChatStream:
                 and delta.reasoning_content is None
                 and delta.reasoning is None
             ):  # nearly every event of an answer: a piece of text and nothing else
-                return (TextPiece(delta.content),) if delta.content else ()
+                if not delta.content:
+                    return ()
+                self._has_text = True
+                return (TextPiece(delta.content),)
         return self._deltas(chunk)
 
     def end(self) -> Iterable[Delta]:
@@ -163,8 +167,9 @@ class OpenAIChatStream:
             return ()
         if self._finish_reason is not None:
             return self._turn_end(self._finish_reason)
-        if self._calls:
-            # Without a finish_reason nobody has finished the calls, and an answer without them is not the answer.
+        if self._calls or not self._has_text:
+            # Without a finish_reason nobody has finished the calls, and an answer without them is not the answer;
+            # nor is nothing at all.
             raise ModelCallError("the provider said [DONE] without a finish_reason", kind="protocol")
         return (*self._reasoning_end(), *self._turn_end(""))
 
@@ -202,6 +207,7 @@ class OpenAIChatStream:
             yield from self._content_parts(delta.content)
         elif text := delta.content or delta.refusal:  # a refusal is what the model says, in another field
             yield from self._reasoning_end()
+            self._has_text = True
             yield TextPiece(text)
         for part in delta.tool_calls or ():
             yield from self._reasoning_end()
@@ -218,6 +224,7 @@ class OpenAIChatStream:
                     yield ReasoningPiece(piece)
             elif part.text:
                 yield from self._reasoning_end()
+                self._has_text = True
                 yield TextPiece(part.text)
 
     def _reasoning_end(self) -> Iterator[Delta]:

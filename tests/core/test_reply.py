@@ -19,7 +19,6 @@ from aiwrapper._core.log import (
     ToolCallReady,
     ToolCallStarted,
     ToolFinished,
-    TurnEntry,
     TurnFinished,
     TurnStarted,
     UsageReported,
@@ -334,8 +333,5 @@ def test_an_event_of_ten_megabytes_is_refused(name: DialectName) -> None:
 @every_dialect
 @given(st.binary(max_size=300) | st.binary(max_size=60).map(lambda data: b'data: {"' + data + b"\n\n"))
 def test_garbage_raises_only_our_own_error(name: DialectName, body: bytes) -> None:
-    entries: list[TurnEntry] = []
     with pytest.raises(ModelCallError):
-        entries = read(DIALECTS[name], body)
-
-    assert [] == entries
+        read(DIALECTS[name], body)

@@ -245,6 +245,11 @@ def test_done_without_a_finish_reason_finishes_no_call() -> None:
     assert "protocol" == caught.value.kind
 
 
+def test_done_alone_is_no_answer() -> None:
+    with pytest.raises(ModelCallError, match="without a finish_reason"):
+        read(OpenAIChat(), chunk({"role": "assistant", "content": ""}) + DONE)
+
+
 def test_done_twice_is_done_once() -> None:
     assert [TurnFinished("r", 1, finish_reason="stop")] == read(OpenAIChat(), chunk({}, "stop"), DONE, DONE)
 
