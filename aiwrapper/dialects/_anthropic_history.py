@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from aiwrapper._core.conversation import Conversation
 from aiwrapper._core.dialect import JsonObject
 from aiwrapper._core.errors import BadLog
@@ -107,7 +105,7 @@ def _assistant_parts(
 
 
 def _opaque(block: dict[str, str], producer: Producer) -> Opaque:
-    return Opaque(producer, msgspec.json.encode(block).decode())
+    return Opaque(producer, as_text(block))
 
 
 def _result(content: Any) -> str:  # Any: as above

@@ -76,6 +76,6 @@ def _call(function: Any, provider_id: str | None) -> tuple[str, str, str | None]
 
 def _text(content: Any) -> str:  # Any: as above
     if isinstance(content, list):
-        texts = [part if isinstance(part, str) else part.get("text") for part in content if part]
+        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
         return "".join(text for text in texts if isinstance(text, str))
     return "" if content is None else as_text(content)

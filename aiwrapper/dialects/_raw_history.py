@@ -4,6 +4,7 @@ A raw history may be broken in every way: this mends nothing, it only says in ou
 `validate` can name what is wrong and `repair` can mend it.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -105,7 +106,12 @@ def roles(messages: object) -> Iterator[tuple[str, JsonObject]]:
 
 def as_text(value: object) -> str:
     """A JSON value as text: itself if it is text, else its JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if isinstance(value, str):
+        return value
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # somewhere in it is a lone surrogate, which only an escape can hold
+        return json.dumps(value)
 
 
 def as_id(value: object) -> str | None:
