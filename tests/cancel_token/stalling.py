@@ -210,8 +210,12 @@ class StallingServer(_Listener):
         while missing > 0:
             missing -= len(sock.recv(min(missing, 65_536)))
         if phase is None:
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-            return True
+            last = b"connection: close" in head.lower()
+            sock.sendall(
+                b"HTTP/1.1 200 OK\r\n%sContent-Length: 2\r\n\r\nok"
+                % (b"Connection: close\r\n" if last else b"")
+            )
+            return not last
         if phase == "fast":
             self._send_fast(sock)
             return False
