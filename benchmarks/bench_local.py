@@ -110,7 +110,7 @@ class Bench:
                 next(words)
             start = time.perf_counter()
             response.close()
-            rest = local.bring_to_rest(CancelToken(), grace_seconds=30)
+            rest = local.bring_to_rest(CancelToken(), wait_seconds=30, grace_seconds=30)
             times.append(milliseconds_since(start))
             assert rest == "idle", rest
         return times

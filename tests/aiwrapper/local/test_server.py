@@ -23,6 +23,8 @@ from tests.aiwrapper.gguf import COUNT, write_babbler, write_caller, write_count
 
 LONG_CONTEXT = 1 << 18  # tokens: the counter counts for minutes before it is full
 PATIENCE_SECONDS = 60.0  # only a hang uses it up
+PATIENT = {"wait_seconds": PATIENCE_SECONDS, "grace_seconds": PATIENCE_SECONDS}
+LONG_PROMPT = [{"role": "user", "content": "x" * 200_000}]  # a token each: minutes of work
 WEATHER = {
     "type": "function",
     "function": {
@@ -87,6 +89,14 @@ def spoken(response: requests.Response) -> Iterator[str]:
 
 def take(count: int, words: Iterator[str]) -> list[str]:
     return list(itertools.islice(words, count))
+
+
+def computes(endpoint: Endpoint) -> bool:
+    url = endpoint.base_url.removesuffix("/v1") + "/slots"
+    with requests.Session() as session:
+        session.trust_env = False
+        slots = session.get(url, headers={"Authorization": f"Bearer {endpoint.api_key}"}).json()
+    return any(slot["is_processing"] for slot in slots)
 
 
 def end(child: psutil.Process) -> None:
@@ -182,7 +192,7 @@ def test_a_stopped_stream_brings_the_model_to_rest_and_the_next_answer_comes_fro
     with post(endpoint, stream=True) as response:
         take(4, spoken(response))
 
-    rest = local.bring_to_rest(CancelToken(), grace_seconds=PATIENCE_SECONDS)
+    rest = local.bring_to_rest(CancelToken(), **PATIENT)
 
     assert rest == "idle"
     assert pid == local.pid
@@ -192,13 +202,57 @@ def test_a_stopped_stream_brings_the_model_to_rest_and_the_next_answer_comes_fro
 
 def test_a_model_stopped_while_it_evaluates_a_prompt_comes_to_rest(local: LocalModel) -> None:
     """It looks for the closed connection only when it has been left in peace for a second."""
-    prompt = [{"role": "user", "content": "x" * 200_000}]  # a token each: minutes of work
     endpoint = local.start(CancelToken())
     pid = local.pid
-    post(endpoint, stream=True, messages=prompt).close()
+    with post(endpoint, stream=True, messages=LONG_PROMPT):
+        while not computes(endpoint):  # the answer's headers come before it has begun
+            pass
 
-    assert local.bring_to_rest(CancelToken(), grace_seconds=PATIENCE_SECONDS) == "idle"
+    assert local.bring_to_rest(CancelToken(), **PATIENT) == "idle"
     assert local.pid == pid
+
+
+def test_nobody_waits_long_for_a_model_that_goes_on(local: LocalModel) -> None:
+    endpoint = local.start(CancelToken())
+    pid = local.pid
+    with post(endpoint, stream=True) as response:
+        words = spoken(response)
+        take(4, words)  # and the connection stays open: it goes on
+
+        rests = [
+            local.bring_to_rest(CancelToken(), wait_seconds=0.01, grace_seconds=PATIENCE_SECONDS)
+            for _ in range(2)
+        ]
+        watchers = [thread for thread in threading.enumerate() if thread.name == "aiwrapper local model"]
+
+    assert rests == ["pending", "pending"]
+    assert len(watchers) == 1
+    watchers[0].join(PATIENCE_SECONDS)
+    assert local.bring_to_rest(CancelToken(), **PATIENT) == "idle"
+    assert local.pid == pid
+
+
+def test_a_model_that_is_still_not_at_rest_at_the_end_of_the_grace_is_killed(local: LocalModel) -> None:
+    endpoint = local.start(CancelToken())
+    child = psutil.Process(local.pid)
+    with post(endpoint, stream=True) as response:
+        words = spoken(response)
+        take(4, words)  # and the connection stays open: it goes on
+
+        assert local.bring_to_rest(CancelToken(), wait_seconds=0.01, grace_seconds=0.1) == "pending"
+        child.wait(PATIENCE_SECONDS)
+    assert local.start(CancelToken()) == endpoint
+
+
+def test_closing_ends_the_watch(counter: Path) -> None:
+    """The fixture of all tests fails this one if the watching thread is left."""
+    with LocalModel(counter, context_tokens=LONG_CONTEXT, threads=1) as local:
+        response = post(local.start(CancelToken()), stream=True)
+        words = spoken(response)
+        take(4, words)
+
+        assert local.bring_to_rest(CancelToken(), wait_seconds=0, grace_seconds=3600) == "pending"
+    response.close()
 
 
 def test_a_model_that_does_not_come_to_rest_is_killed_and_the_next_start_makes_a_new_one(
@@ -273,7 +327,7 @@ def test_a_cancelled_wait_for_rest_kills_at_once(local: LocalModel) -> None:
         token.cancel()
 
         with pytest.raises(Cancelled):
-            local.bring_to_rest(token, grace_seconds=PATIENCE_SECONDS)
+            local.bring_to_rest(token, **PATIENT)
     assert local.pid is None
 
 
@@ -281,7 +335,7 @@ def test_a_model_that_does_not_run_is_at_rest(local: LocalModel) -> None:
     assert local.bring_to_rest(CancelToken()) == "idle"
     local.start(CancelToken())
     end(psutil.Process(local.pid))
-    assert local.bring_to_rest(CancelToken(), grace_seconds=PATIENCE_SECONDS) == "idle"
+    assert local.bring_to_rest(CancelToken(), **PATIENT) == "idle"
 
 
 def test_closing_ends_the_child_in_mid_answer(counter: Path) -> None:
