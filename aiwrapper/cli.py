@@ -77,7 +77,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--host", metavar="NAME|URL", help="a host's name (openai, ollama, local, voice, ...) or its base URL"
     )
-    parser.add_argument("--model", metavar="NAME", help="the model to ask")
+    parser.add_argument("--model", metavar="NAME", help="the model to ask; a GGUF file for --host local")
     parser.add_argument(
         "--tool",
         action="append",

@@ -187,3 +187,5 @@ def _show_conversation(console: Console, conversation: Conversation) -> None:
                     console.print(Text("■ stopped", style="yellow"))
             case ToolMessage():
                 console.print(Text(f"[{len(message.results)} tool results]", style="dim"))
+    if isinstance(conversation.head, UserMessage | ToolMessage):
+        console.print(Text("■ not answered: /continue asks for the answer", style="yellow"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -49,7 +50,7 @@ def choose(
 
     Args:
         host: a name in `HOSTS`, `local`, `voice`, or a base URL; None to look around.
-        model: its model; None for the host's only one.
+        model: its model, for `local` a GGUF file; None for the host's only one.
         environment: where keys are looked up: `os.environ`.
         token: stops the question to a host which models it has, and the start of the local model.
         resources: takes what has to be closed afterwards.
@@ -66,7 +67,7 @@ def choose(
         lang = Lang.openai_like(base_url="http://voice.invalid", model="voice", transport=VoiceTransport())
         return Choice(lang, "the built-in voice, which is no model", is_voice=True)
     if host == "local":
-        path = find_model()
+        path = find_model() if model is None else Path(model)
         if path is None:
             raise NoModel("the local model is not here: fetch it with `aiwrapper model get`")
         local = resources.enter_context(LocalModel(path))

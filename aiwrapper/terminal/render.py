@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from markdown_it import MarkdownIt
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.segment import Segment
@@ -178,10 +178,13 @@ class AnswerView:
 
     @contextmanager
     def hands_off(self) -> Iterator[None]:
-        """Nothing is drawn inside the block; what was being drawn is ended first."""
+        """Nothing is drawn inside the block; what was being drawn is ended first, and a spinner goes on after it."""
         with self._lock:
+            waiting = None if self._waiting is None else self._waiting.renderable
             self._pause()
             yield
+            if waiting is not None:
+                self._wait_with(waiting)
 
     def show(self, entry: log.Entry) -> None:
         """Show what one entry adds."""
@@ -283,7 +286,7 @@ class AnswerView:
             self._reasoning = False
             self._notes.print()
 
-    def _wait_with(self, renderable: Spinner | Countdown) -> None:
+    def _wait_with(self, renderable: RenderableType) -> None:
         if self._notes.is_terminal:
             self._waiting = Live(renderable, console=self._notes, refresh_per_second=10, transient=True)
             self._waiting.start(refresh=True)

@@ -1,4 +1,6 @@
-"""What a person would see: bytes for a terminal, drawn on an emulated screen."""
+"""What a person would see: what is written to a terminal, drawn on an emulated screen."""
+
+import io
 
 import pyte
 from rich.console import Console
@@ -9,12 +11,10 @@ class Screen:
 
     def __init__(self, columns: int = 80, lines: int = 24) -> None:
         self._screen = pyte.Screen(columns, lines)
-        self._stream = pyte.Stream(self._screen)
-        self._screen.set_mode(
-            pyte.modes.LNM
-        )  # a newline also returns the carriage, as a real terminal's driver does
+        # A newline also returns the carriage, as a real terminal's driver has it.
+        self._screen.set_mode(pyte.modes.LNM)
         self.console = Console(
-            file=self,
+            file=_Tty(pyte.Stream(self._screen)),
             force_terminal=True,
             width=columns,
             height=lines,
@@ -23,17 +23,20 @@ class Screen:
             _environ={},
         )
 
-    def write(self, text: str) -> int:
-        self._stream.feed(text)
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
-    def isatty(self) -> bool:
-        return True
-
     @property
     def lines(self) -> list[str]:
         """The lines that are not blank, without trailing spaces."""
         return [line.rstrip() for line in self._screen.display if line.strip()]
+
+
+class _Tty(io.StringIO):
+    def __init__(self, stream: pyte.Stream) -> None:
+        super().__init__(newline="")
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        self._stream.feed(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return True

@@ -1,0 +1,109 @@
+"""The program in a pseudo-terminal, with somebody at the keyboard and a screen to look at."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pexpect
+import pyte
+
+PROGRAM = str(Path(sys.executable).with_name("aiwrapper"))
+CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
+PATIENCE_SECONDS = 60
+_POSITION_QUERY = "\x1b[6n"
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """An environment in which nothing of the person who runs the tests is found."""
+    kept = {name: os.environ[name] for name in ("PATH", "COVERAGE_PROCESS_START") if name in os.environ}
+    return {
+        **kept,
+        "HOME": str(home),
+        "XDG_DATA_HOME": str(home / "data"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "TERM": "xterm-256color",
+        "LANG": "C.UTF-8",
+        "PYTHONWARNINGS": "error",
+        **more,
+    }
+
+
+class Terminal:
+    """`aiwrapper` in a pseudo-terminal of 100 columns and 40 lines, as a context manager.
+
+    Args:
+        arguments: of the command.
+        environment: of the process.
+    """
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._screen = pyte.Screen(100, 40)
+        self._stream = pyte.Stream(self._screen)
+        self.output = ""
+        self._child = pexpect.spawn(
+            PROGRAM,
+            list(arguments),
+            env=dict(environment),
+            dimensions=(40, 100),
+            encoding="utf-8",
+            codec_errors="replace",
+            timeout=PATIENCE_SECONDS,
+        )
+        self._child.delaybeforesend = None
+        self._child.logfile_read = self
+
+    def write(self, text: str) -> None:
+        """What the program printed; a terminal answers when it is asked where its cursor is."""
+        self.output += text
+        self._stream.feed(text)
+        for _ in range(text.count(_POSITION_QUERY)):
+            cursor = self._screen.cursor
+            self._child.send(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")
+
+    def flush(self) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._child.close(force=True)
+
+    @property
+    def pid(self) -> int:
+        pid: int = self._child.pid
+        return pid
+
+    @property
+    def lines(self) -> list[str]:
+        """What stands on the screen: the lines that are not blank."""
+        return [line.rstrip() for line in self._screen.display if line.strip()]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the program prints this, after whatever was waited for before."""
+        self._child.expect_exact(text)
+
+    def wait_for_prompt(self) -> None:
+        """Wait until the prompt takes keys: the program has asked for bracketed paste, as prompt_toolkit does last."""
+        self._child.expect(re.escape("\x1b[?2004h"))
+        self._child.expect_exact("you>")
+
+    def press(self, keys: str) -> None:
+        self._child.send(keys)
+
+    def type(self, line: str) -> None:
+        self._child.send(line + ENTER)
+
+    def wait_for_exit(self) -> int:
+        """Wait until it has ended, and return its exit status; minus the signal if one ended it."""
+        self._child.expect(pexpect.EOF)
+        self._child.close()
+        if self._child.exitstatus is not None:
+            return int(self._child.exitstatus)
+        return -int(self._child.signalstatus)
