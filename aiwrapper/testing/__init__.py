@@ -17,6 +17,8 @@ from aiwrapper.testing.rendering import DialectName as DialectName
 from aiwrapper.testing.rendering import render as render
 from aiwrapper.testing.rendering import render_events as render_events
 from aiwrapper.testing.scripts import DEFAULT_TURN as DEFAULT_TURN
+from aiwrapper.testing.scripts import Answer as Answer
+from aiwrapper.testing.scripts import Block as Block
 from aiwrapper.testing.scripts import Call as Call
 from aiwrapper.testing.scripts import Cut as Cut
 from aiwrapper.testing.scripts import Delivery as Delivery
