@@ -54,7 +54,9 @@ class Timed:
         return run
 
 
-def alternate(subject: Callable[[], float], baseline: Callable[[], float], rounds: int) -> tuple[float, float]:
+def alternate(
+    subject: Callable[[], float], baseline: Callable[[], float], rounds: int
+) -> tuple[float, float]:
     """The fastest round of each, taken in turn."""
     best_subject = best_baseline = float("inf")
     for _ in range(rounds):
@@ -196,7 +198,9 @@ def cost_table(*, quick: bool) -> bool:
     ]  # fmt: skip
     children = 10_000 if quick else 100_000
     subject, baseline = alternate(lambda: cancel_many(children), lambda: set_many(children), 5)
-    kept.append(row(f"cancel {children:,} children / set as many events", subject * 1e3, baseline * 1e3, 0.35, "ms"))
+    kept.append(
+        row(f"cancel {children:,} children / set as many events", subject * 1e3, baseline * 1e3, 0.35, "ms")
+    )
     subject, baseline = median_latencies(100 if quick else 1000)
     kept.append(row("wake a blocked thread (median) / Event", subject, baseline, 0.95))
     kept.append(row("memory of a token / bytes allowed", bytes_each(CancelToken), 350, 1, "B"))
@@ -234,7 +238,9 @@ print(" ".join(out))
 
 
 def peers(folder: Path) -> None:
-    print(f"\n{'peers (same baselines, each in its own process)':40} {'create':>8} {'ask':>8} {'check':>8} {'child':>8}")
+    print(
+        f"\n{'peers (same baselines, each in its own process)':40} {'create':>8} {'ask':>8} {'check':>8} {'child':>8}"
+    )
     ours = ("from cancel_token import CancelToken", "CancelToken()", "t.cancelled", "t.check()", "t.child()")
     for name, statements_ in {"ours": ours, **PEERS}.items():
         where = Path(__file__).parent.parent if name == "ours" else folder / name
@@ -242,7 +248,10 @@ def peers(folder: Path) -> None:
             print(f"{name:40} not installed: pip install --target {folder / name} {name}")
             continue
         done = subprocess.run(
-            [sys.executable, "-I", "-c", PEER_PROGRAM, str(where), *statements_], capture_output=True, text=True, check=False
+            [sys.executable, "-I", "-c", PEER_PROGRAM, str(where), *statements_],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             print(f"{name:40} does not run here: {done.stderr.strip().splitlines()[-1]}")
@@ -253,7 +262,9 @@ def peers(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="What a token costs, as ratios.")
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds; for trying things out")
-    parser.add_argument("--peers", type=Path, default=Path(".peers"), help="folder with a folder for each peer")
+    parser.add_argument(
+        "--peers", type=Path, default=Path(".peers"), help="folder with a folder for each peer"
+    )
     options = parser.parse_args()
     print(f"CPython {platform.python_version()}, {platform.system()} {platform.machine()}\n")
     gc.disable()  # its runs fall on whoever allocates at the time

@@ -87,8 +87,11 @@ class Running:
             wake(lock)
 
     def wait_until_done(self, registration: object) -> None:
-        """Block until the callback of `registration` has returned (T-S5)."""
-        while self.has(registration):
+        """Block until the callback of `registration` has returned (T-S5).
+
+        Not in a forked child: the thread that runs it stayed behind, and would never say that it has.
+        """
+        while self.process_id == os.getpid() and self.has(registration):
             lock = threading.Lock()
             lock.acquire()
             self.closers.append(lock)
@@ -120,12 +123,16 @@ class Cancellation:
         if not reasons:
             reasons.append(origin)
         self.won = won = reasons[0] is origin
-        if not won and len(reasons) <= MAX_LATER_REASONS and not any(each is origin for each in list(reasons)):
+        if (
+            not won
+            and len(reasons) <= MAX_LATER_REASONS
+            and not any(each is origin for each in list(reasons))
+        ):
             reasons.append(origin)
             del reasons[1 + MAX_LATER_REASONS :]  # two calls may have seen the last free place
         if self.to_run is None:
             self.to_run = self._mark()
-        if self.to_run:
+        if self.to_run and self.running is None:
             for token in self.to_run:
                 held = token._held
                 for key in list(held):
@@ -150,6 +157,7 @@ class Cancellation:
             cause = derived.cause
             stack = [root]
             seen: set[CancelToken] = set()
+            listed: set[CancelToken] = set()
             while stack:
                 for link in list(stack.pop()._children):
                     child = link()
@@ -161,7 +169,9 @@ class Cancellation:
                     # The flag first, then the look at `_held`: on_cancel writes and looks the other way
                     # round, so at least one of us sees the other. The same with `_children` and child().
                     child.cancelled = True  # type: ignore[misc]  # read-only for users
-                    if won and child._held and reasons[0].cause is cause:
+                    if won and child._held and reasons[0].cause is cause and child not in listed:
+                        if len(child._links) > 1:  # reached again, it would stand behind its own children
+                            listed.add(child)
                         to_run.append(child)
                     if child._children:
                         # The winner passes settled tokens, too: a helper may have marked what is ours to run.

@@ -295,7 +295,8 @@ class CancelToken:
 
         When it returns, `cancelled` is True on all of them, whoever cancelled first. A call that comes second
         waits for no callback: some may still be running in the first caller's thread.
-        Inner tokens' callbacks run before outer ones', of one token the newest first.
+        A child's callbacks run before its parent's, those of one token newest first; a token made by `any()` has
+        no such place among its parents.
 
         Args:
             reason: A text (kind `"user"`) or a whole `CancelReason`.

@@ -215,6 +215,20 @@ def test_t_s2_callbacks_of_one_token_run_newest_first_and_those_of_inner_tokens_
     assert ["inner 2", "inner 1", "outer 2", "outer 1"] == order
 
 
+def test_t_s2_a_token_with_two_parents_is_called_once_and_after_its_own_children() -> None:
+    order: list[str] = []
+    root = CancelToken()
+    middle = root.child()
+    both = CancelToken.any(root, middle)
+    child = both.child()
+    for name, token in [("root", root), ("child", child), ("both", both)]:
+        token.on_cancel(order.append, name)
+
+    root.cancel()
+
+    assert ["child", "both", "root"] == order
+
+
 def test_t_s3_all_callbacks_run_and_then_one_group_is_raised() -> None:
     token = CancelToken()
     child = token.child()
