@@ -1,4 +1,4 @@
-"""Run the README's main command in a pseudo-terminal, as a newcomer would: fetch the model, ask, stop, ask again, leave.
+"""Run the README's main command in a pseudo-terminal: fetch the model, ask, stop, ask again, leave.
 
 usage: drive_start.py DIRECTORY COMMAND
 
@@ -29,7 +29,8 @@ def main(directory: str, command: str) -> int:
     child.expect(PROMPT)
     child.send("Tell me a very long story about a river." + ENTER)
     child.expect_exact("Waiting for the model")
-    child.expect(r"\w+ \w+ \w+")  # the first words of the answer are redrawn as they grow
+    child.expect_exact("\x1b[?25h")  # the cursor is back: the spinner has made room for the answer
+    child.expect(r"\w+ \w+ \w+")
     child.send(CTRL_C)
     child.expect_exact("■ stopped")
     child.expect(PROMPT)
