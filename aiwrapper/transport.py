@@ -6,6 +6,7 @@ decided once, in `_model_call.py`, and is the same for all of them.
 """
 
 import io
+import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -117,8 +118,10 @@ class HttpTransport:
                 auth=Signed(request.headers),
                 token=token,
                 stream=True,
+                verify=self._session.verify,  # requests lets the environment overrule what only the session says
                 allow_redirects=False,  # a POST does not survive them, and a key should not follow them
                 timeout=(CONNECT_TIMEOUT_SECONDS, SILENCE_TIMEOUT_SECONDS),
+                proxies=_around_proxies(request.url),
             )
         except (
             OSError,
@@ -135,6 +138,19 @@ class HttpTransport:
     def close(self) -> None:
         """Close the pooled connections. A later request opens new ones."""
         self._session.close()
+
+
+def _around_proxies(url: str) -> dict[str, str]:
+    """Keep what goes to this machine away from a proxy of the environment, which could not reach it anyhow.
+
+    requests asks `HTTP_PROXY` for 127.0.0.1, too, and would show the proxy the local model's key.
+    """
+    host = urlsplit(url).hostname or ""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        loopback = False
+    return {"no_proxy": host} if loopback else {}
 
 
 class _Upload(io.BytesIO):

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from aiwrapper.lang import Lang
 from aiwrapper.local import SAMPLING, Endpoint, LocalModel, ModelError
 from cancel_token import Cancelled, CancelToken
 from tests.aiwrapper.gguf import COUNT, write_babbler, write_caller, write_counter
@@ -161,6 +162,18 @@ def test_it_listens_on_loopback_only(local: LocalModel) -> None:
     ]
 
     assert listening == ["127.0.0.1"]
+
+
+def test_a_proxy_of_the_environment_is_not_asked(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not reach us, and would be shown the key."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+
+    result = Lang.local(local, max_output_tokens=4, temperature=0).ask("Count!")
+
+    assert result.text == "".join(COUNT)
 
 
 def test_starting_twice_starts_one_child(local: LocalModel) -> None:
