@@ -292,7 +292,7 @@ class LogFile:
         """See whether the file is ours, and make it so if it is empty. A foreign one is only read."""
         if not self._is_ours(connection):
             mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
-            if mode != "wal":
+            if mode != "wal":  # pragma: no cover - needs a network drive
                 raise StoreError(
                     f"The store {str(self.path)!r} is on a file system that can't share memory, such as a network "
                     "drive. Keep it on a local disk."

@@ -102,7 +102,7 @@ class LogWriter:
         try:
             self.write(wait)
         except StoreError:
-            if self._withdraw(queue, row):
+            if self._withdraw(queue, row):  # pragma: no branch - a race's look again
                 raise
             # Otherwise another thread has written it meanwhile, and all is well.
         except BaseException:
@@ -198,9 +198,8 @@ class LogWriter:
             return False
         now = time.monotonic()
         if self._due is not None:
-            return (
-                now < self._due
-            )  # if not, the machine is busy and the flusher late: whoever comes by, writes
+            # If it is overdue, the machine is busy and the flusher late: whoever comes by, writes.
+            return now < self._due
         if self._flusher is None:
             flusher = threading.Thread(target=self._flush_in_time, name=f"flusher of {self._file.path.name}")
             try:

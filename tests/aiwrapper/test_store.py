@@ -546,6 +546,15 @@ def test_the_store_and_all_beside_it_are_readable_by_the_owner_alone(tmp_path: P
     }
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="needs two users")
+def test_a_store_that_others_can_read_and_that_is_not_ours_is_refused(nobodys: Path) -> None:
+    with Store(nobodys / "chats.db") as store:
+        store.create("secret")
+    said_to_nobody = as_nobody(nobodys, owner=0, mode=0o666)
+
+    assert "can be read by others" in said_to_nobody
+
+
 def test_a_store_that_others_can_read_is_closed_to_them(path: Path) -> None:
     Store(path).close()
     path.chmod(0o644)
@@ -608,6 +617,26 @@ def test_an_empty_file_becomes_a_store(path: Path) -> None:
     connection.close()
 
 
+def test_a_store_without_its_tables_is_an_error(path: Path) -> None:
+    with Store(path) as store:
+        conversation_id = store.create()
+    with sqlite3.connect(path) as connection:
+        connection.execute("drop table entry")
+    connection.close()
+    with Store(path) as store:
+        with pytest.raises(StoreError, match="could not be used: no such table"):
+            store.list()
+        for _ in range(2):  # the lease of the first one is not left behind
+            with pytest.raises(StoreError, match="could not be used: no such table"):
+                store.open(conversation_id)
+
+
+def test_lock_files_that_cannot_be_made_are_said(store: Store) -> None:
+    Path(f"{store.path}-leases").touch()
+    with pytest.raises(StoreError, match=r"lock file .* can't be used: File exists"):
+        store.open(store.create())
+
+
 def test_half_a_file_is_an_error_that_says_what_to_do(path: Path) -> None:
     with Store(path) as store, store.open(store.create("x")) as log:
         append_all(log, [said(number, "words " * 500) for number in range(50)])
@@ -648,11 +677,14 @@ def nobodys() -> Iterator[Path]:
         folder.chmod(0o755)
 
 
-def as_nobody(folder: Path) -> str:
+def as_nobody(folder: Path, *, owner: int = 65534, mode: int | None = None) -> str:
     """What opening the store in the folder says to somebody for whom rights mean something."""
-    for item in (folder, *folder.iterdir()):
-        if os.getuid() == 0:
-            os.chown(item, 65534, 65534)
+    if os.getuid() == 0:
+        os.chown(folder, 65534, 65534)
+        for item in folder.iterdir():
+            os.chown(item, owner, owner)
+    if mode is not None:
+        (folder / "chats.db").chmod(mode)
     return elsewhere(
         """
         import os, sys
@@ -716,7 +748,7 @@ FILL = """
         filler = pathlib.Path(path).with_name("filler")
         filler.write_bytes(bytes(300_000))
     with Store(path) as store:
-        conversation_id = store.create("before")
+        other, conversation_id = store.create(), store.create("before")
         with store.open(conversation_id) as log:
             kept = 0
             log.append(TextDelta("r", 1, text="waits"))
@@ -727,6 +759,7 @@ FILL = """
             except StoreError as exc:
                 print(exc)
             log_is = len(list(store.entries(conversation_id)))
+            store.open(other).close()  # holding a conversation needs no room
             for entry in (TextDelta("r", 1, text="y" * 20_000), RunFailed("r", error="store", message="z" * 20_000)):
                 try:
                     log.append(entry)
@@ -899,6 +932,95 @@ def test_entries_that_could_not_be_written_to_the_end_are_said_to_be_lost(path: 
         ]
         assert read(store, conversation_id) == []
         store.open(conversation_id).close()  # the lease was given back all the same
+
+
+def test_text_that_could_not_be_written_in_time_is_written_with_the_next(path: Path) -> None:
+    with Store(path, busy_seconds=0) as store, store.open(store.create()) as log:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("begin immediate")
+        log.append(delta("a"))
+        for flusher in flushers():
+            flusher.join(PATIENCE_SECONDS)  # it tries once and goes: asking again is the next one's affair
+        assert log.written == 0
+        with pytest.raises(StoreError, match="Another process"):
+            log.append(delta("refused"))
+        connection.close()
+        log.append(delta("b"))
+
+        assert read(store, log.conversation_id) == [delta("a"), delta("b")]
+
+
+def test_closing_a_store_that_cannot_write_frees_everything_and_says_so(path: Path) -> None:
+    store = Store(path, busy_seconds=0)
+    connection = sqlite3.connect(path, isolation_level=None)
+    one, two = store.create(), store.create()
+    first, second = store.open(one), store.open(two)
+    connection.execute("begin immediate")
+    first.append(delta("a"))
+    with pytest.raises(StoreError):
+        second.append(RunStarted("r1"))
+    with pytest.raises(StoreError, match="Another process"):
+        store.close()
+    connection.close()
+    with Store(path) as again:
+        again.open(one).close()
+        again.open(two).close()
+
+
+def test_an_entry_that_was_written_while_it_waited_is_not_written_twice(store: Store) -> None:
+    connection = sqlite3.connect(store.path, isolation_level=None)
+    one, two = store.create(), store.create()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        connection.execute("rollback")
+        other.append(Titled("takes the others along"))
+        if len(waits) > 1:
+            raise Enough
+
+    with store.open(one, wait=wait) as log, store.open(two) as other:
+        connection.execute("begin immediate")
+        log.append(RunStarted("r1"))
+        connection.execute("begin immediate")
+        with pytest.raises(Enough):
+            log.append(RunStarted("r2"))
+        log.append(RunStarted("r3"))
+    connection.close()
+
+    assert read(store, one) == [RunStarted("r1"), RunStarted("r2"), RunStarted("r3")]
+
+
+def test_without_another_thread_text_is_written_at_once(store: Store) -> None:
+    with store.open(store.create()) as log:
+        before = threading.stack_size(1 << 46)  # more than there is: no thread can be started
+        try:
+            log.append(delta("a"))
+        finally:
+            threading.stack_size(before)
+
+        assert log.written == 1
+
+
+def test_an_observer_that_raises_costs_no_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: raised.set())
+    bad = [RuntimeError("not mine")]
+
+    def on_written(conversation_id: str, number: int) -> None:
+        if bad:
+            raise bad.pop()
+
+    with Store(path, on_written=on_written) as store, store.open(store.create()) as log:
+        log.append(delta("a"))
+        assert raised.wait(PATIENCE_SECONDS)
+        for flusher in flushers():
+            flusher.join(PATIENCE_SECONDS)
+        log.append(delta("b"))
+        for flusher in flushers():
+            flusher.join(PATIENCE_SECONDS)
+
+        assert log.written == 2
 
 
 def test_many_processes_writing_their_own_conversations_all_get_through(path: Path) -> None:
