@@ -156,28 +156,29 @@ class Reader(io.BufferedReader):
         super().__init__(_CheckedSocket(raw, self._token), READ_BYTES)
 
     def readline(self, size: int | None = -1, /) -> bytes:
-        self._check()
+        if self._token.cancelled:  # written out: this runs three times for each chunk of a stream
+            self._token.check()
         return super().readline(size)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._check()
+        if self._token.cancelled:
+            self._token.check()
         return super().read(size)
 
     def read1(self, size: int = -1, /) -> bytes:
-        self._check()
+        if self._token.cancelled:
+            self._token.check()
         return super().read1(size)
 
     def readinto(self, buffer: Any, /) -> int:  # Any: as above
-        self._check()
+        if self._token.cancelled:
+            self._token.check()
         return super().readinto(buffer)
 
     def peek(self, size: int = 0, /) -> bytes:
-        self._check()
-        return super().peek(size)
-
-    def _check(self) -> None:
         if self._token.cancelled:
             self._token.check()
+        return super().peek(size)
 
     def close(self) -> None:
         line = self._line

@@ -47,6 +47,7 @@ BODY_PHASES: tuple[Phase, ...] = (
 PHASES: tuple[Phase, ...] = ("tls", "upload", "headers", *BODY_PHASES)
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LINES = b"one\ntwo\nthree\n"
 BEGINNINGS: dict[Phase, bytes] = {
     "first byte": CHUNKED,
@@ -158,7 +159,7 @@ class StallingServer(_Listener):
         self.hang_ups: queue.SimpleQueue[float] = (
             queue.SimpleQueue()
         )  # when each was seen, by time.perf_counter
-        self.go_on = threading.Event()  # ends a stall without a hang-up
+        self.answer = OK  # what is sent where nothing stalls
         self.requests: list[bytes] = []  # their heads
         self.connections = 0
         self._context: ssl.SSLContext | None = None
@@ -210,12 +211,11 @@ class StallingServer(_Listener):
         while missing > 0:
             missing -= len(sock.recv(min(missing, 65_536)))
         if phase is None:
-            last = b"connection: close" in head.lower()
-            sock.sendall(
-                b"HTTP/1.1 200 OK\r\n%sContent-Length: 2\r\n\r\nok"
-                % (b"Connection: close\r\n" if last else b"")
-            )
-            return not last
+            answer = self.answer
+            if b"connection: close" in head.lower():
+                answer = answer.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+            sock.sendall(answer)
+            return b"\r\nConnection: close\r\n" not in answer
         if phase == "fast":
             self._send_fast(sock)
             return False

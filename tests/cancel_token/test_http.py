@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import gzip
 import pickle
 import queue
 import socket
@@ -24,6 +25,7 @@ from cancel_token.http import BearerAuth, CancellableAdapter, Response, Session,
 from tests.cancel_token.stalling import (
     BODY_PHASES,
     LINES,
+    OK,
     PHASES,
     UPLOAD,
     Call,
@@ -73,7 +75,6 @@ WIRES = [
     Wire("proxy", tls=False, proxied=True),
     Wire("CONNECT", tls=True, proxied=True),
 ]
-wires = pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
 
 
 def new_session(authority_file: Path | None = None, *, pool_maxsize: int | None = None) -> Session:
@@ -106,15 +107,33 @@ def stop(server: StallingServer | Proxy, token: CancelToken, call: Call[Any]) ->
     server.hang_ups.get()
 
 
-@wires
-@pytest.mark.parametrize("phase", PHASES)
+class Waiting(CancelToken):
+    """A token that says when somebody sleeps on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = threading.Event()
+
+    def sleep(self, seconds: float) -> None:
+        if seconds:
+            self.waiting.set()
+        super().sleep(seconds)
+
+
+@pytest.mark.parametrize(
+    ("wire", "phase"),
+    [
+        pytest.param(wire, phase, id=f"{wire.name}-{phase}")
+        for wire in WIRES
+        for phase in PHASES
+        if wire.tls or phase != "tls"
+    ],
+)
 @pytest.mark.usefixtures("without_gc")
 def test_a_stop_in_each_phase_frees_the_call_and_leaves_nothing_behind(
     wire: Wire, phase: Phase, certificate: trustme.LeafCert, authority_file: Path
 ) -> None:
     """T-N1, T-N2, T-N5, T-N6, T-N7, T-N8: from connect to the last byte of the body, over every wire."""
-    if phase == "tls" and not wire.tls:
-        pytest.skip("no handshake on this wire")
     with no_descriptor_left(), wire.open(certificate, authority_file) as way:
         token = CancelToken()
         body = UPLOAD if phase == "upload" else b"question"
@@ -393,24 +412,43 @@ def test_a_stopped_request_is_not_sent_again(phase: Phase, server: StallingServe
 def test_back_off_before_a_retry_obeys() -> None:
     """The wait between two tries is one of the phases: nothing listens here, and the back-off takes an hour."""
     retry = StoppableRetry(total=5, backoff_factor=3600, backoff_max=3600)
-    waiting = threading.Event()
-
-    class Waiting(CancelToken):
-        def sleep(self, seconds: float) -> None:
-            if seconds:
-                waiting.set()
-            super().sleep(seconds)
-
     token = Waiting()
     with new_session() as session, socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         listener.close()
         session.mount("http://", CancellableAdapter(max_retries=retry))
         call = Call(lambda: session.get(f"http://127.0.0.1:{port}/", token=token))
-        waiting.wait()
+        token.waiting.wait()
         token.cancel()
 
         assert isinstance(call.join().error, Cancelled)
+
+
+def test_a_wait_that_the_server_asks_for_obeys(server: StallingServer) -> None:
+    server.answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"
+    token = Waiting()
+    with new_session() as session:
+        session.mount(
+            "http://", CancellableAdapter(max_retries=StoppableRetry(total=5, status_forcelist=[503]))
+        )
+        call = Call(lambda: session.get(server.url, token=token))
+        token.waiting.wait()
+        token.cancel()
+
+        assert isinstance(call.join().error, Cancelled)
+    assert 1 == len(server.requests)
+
+
+def test_a_retry_without_a_wait_asks_again(server: StallingServer) -> None:
+    server.answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+    with new_session() as session:
+        session.mount(
+            "http://", CancellableAdapter(max_retries=StoppableRetry(total=2, status_forcelist=[503]))
+        )
+        with pytest.raises(requests.exceptions.RetryError):
+            session.get(server.url, token=CancelToken())
+
+    assert 3 == len(server.requests)
 
 
 def test_retries_still_happen_without_a_stop() -> None:
@@ -496,6 +534,76 @@ def test_an_error_of_the_peer_stays_its_own(server: StallingServer, session: Ses
     with pytest.raises(requests.exceptions.InvalidURL):
         session.get("http://" + "x" * 64 + ".test/", token=token)
     assert 0 == token.stats().registrations
+
+
+LAST = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+LAST_CHUNKED = LAST + b"Transfer-Encoding: chunked\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (LAST_CHUNKED + b"\r\n5\r\nab", requests.exceptions.ChunkedEncodingError),
+        (LAST_CHUNKED + b"\r\nno number\r\n", requests.exceptions.ChunkedEncodingError),
+        (
+            LAST_CHUNKED + b"Content-Encoding: gzip\r\n\r\n5\r\nplain\r\n",
+            requests.exceptions.ContentDecodingError,
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 9\r\n\r\nab",
+            requests.exceptions.ChunkedEncodingError,
+        ),
+    ],
+    ids=["cut", "no chunk", "no gzip", "too short"],
+)
+@pytest.mark.usefixtures("without_gc")
+def test_a_broken_body_is_an_error_of_requests_and_leaves_nothing(
+    answer: bytes, error: type[Exception], server: StallingServer, session: Session
+) -> None:
+    server.answer = answer
+    token = CancelToken()
+    with no_descriptor_left():
+        response = session.get(server.url, stream=True, token=token)
+        with pytest.raises(error):
+            list(response.iter_arrived())
+        server.join_connections()
+
+    assert 0 == token.stats().registrations
+
+
+def test_a_body_that_stays_away_is_an_error_of_requests(server: StallingServer, session: Session) -> None:
+    server.phase = "between chunks"
+    response = session.get(server.url, stream=True, token=CancelToken(), timeout=(None, 0.01))
+    with pytest.raises(requests.exceptions.ConnectionError):
+        list(response.iter_arrived())
+
+
+def test_a_compressed_body_is_decoded_as_it_arrives(server: StallingServer, session: Session) -> None:
+    packed = gzip.compress(LINES * 1000)
+    server.answer = (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
+    )
+    with session.get(server.url, stream=True, token=CancelToken()) as response:
+        assert LINES * 1000 == b"".join(response.iter_arrived(100))
+    server.answer = OK
+    assert b"ok" == session.get(server.url).content
+    assert 1 == server.connections
+
+
+def test_redirects_obey(server: StallingServer, session: Session) -> None:
+    """The token stays with the request through its detours, and the detour's connection is used again."""
+    server.answer = b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n"
+    token = CancelToken()
+
+    def follow(response: requests.Response, **_: object) -> None:
+        server.phase = "headers"
+
+    call = Call(lambda: session.get(server.url, token=token, hooks={"response": follow}))
+    stop(server, token, call)
+
+    assert isinstance(call.error, Cancelled)
+    assert [b"GET / HTTP/1.1", b"GET /next HTTP/1.1"] == [head.split(b"\r\n")[0] for head in server.requests]
+    assert 1 == server.connections
 
 
 def test_a_wrong_certificate_is_reported_as_such(certificate: trustme.LeafCert) -> None:
