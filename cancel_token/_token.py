@@ -563,9 +563,9 @@ class CancelToken:
                         parent._held[token] = None
                         if parent._links:
                             others.append(parent)
-                if not token._open:  # published, so look again: close() may have passed
-                    for link in token._links:
-                        link.parent._held.pop(token, None)
+            if not token._open:  # published, so look again: close() may have passed
+                for link in token._links:
+                    link.parent._held.pop(token, None)
             if not others:
                 return
             token = others.pop()

@@ -71,9 +71,14 @@ class Scene:
         self.registrations[name] = token.on_cancel(self.ran.append, name)
         self.maybe.remove(name)
 
-    def unregister(self, name: str) -> None:
-        if self.registrations[name].unregister():
-            self.left.append(name)
+    def unregister(self, *names: str) -> None:
+        for name in names:
+            if self.registrations[name].unregister():
+                self.left.append(name)
+
+    def register_late(self) -> None:
+        self.root.cancel()
+        self.register("late", self.leaf)
 
     def make_child(self) -> None:
         self.made.append(self.leaf.child())
@@ -100,11 +105,11 @@ OPERATIONS: dict[str, Callable[[Scene], object]] = {
     "cancel": lambda scene: scene.root.cancel("operation"),
     "cancel leaf": lambda scene: scene.leaf.cancel("operation"),
     "unregister": lambda scene: scene.unregister("leaf"),
-    "unregister all": lambda scene: [scene.unregister(name) for name in ("leaf", "leaf 2")],
+    "unregister all": lambda scene: scene.unregister("leaf", "leaf 2"),
     "close registration": lambda scene: scene.registrations["root"].close(),
     "child": lambda scene: scene.make_child(),
     "close token": lambda scene: scene.middle.close(),
-    "late register": lambda scene: (scene.root.cancel(), scene.register("late", scene.leaf)),
+    "late register": lambda scene: scene.register_late(),
     "wait": lambda scene: scene.leaf.wait(0.000_001),
 }
 
@@ -244,12 +249,12 @@ def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
             token.on_cancel(fail, error)
         return token, errors
 
-    token, errors = make()
+    token, _ = make()
     counting = Injector(None, interrupt)
     with pytest.raises(BaseExceptionGroup):
         counting.run(token.cancel)
     for at in range(counting.seen):
-        token, errors = make()
+        token, _ = make()
         with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)):
             Injector(at, interrupt).run(token.cancel)
         assert not token._held or not token.cancelled

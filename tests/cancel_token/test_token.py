@@ -716,7 +716,12 @@ def test_waiting_threads_are_woken_before_callbacks_run() -> None:
     clock = ManualClock()
     token = CancelToken(clock=clock)
     woken = threading.Event()
-    waiter = run_in_thread(lambda: (token.wait(1), woken.set()))
+
+    def wait() -> None:
+        token.wait(1)
+        woken.set()
+
+    waiter = run_in_thread(wait)
     clock.wait_for_sleepers()
     assert 1 == token.stats().waiting
     token.on_cancel(woken.wait)
@@ -735,11 +740,15 @@ def test_t_s17_the_iteration_guard_takes_nothing_that_it_drops() -> None:
             yield number
 
     received = []
-    with pytest.raises(Cancelled):
+
+    def consume() -> None:
         for number in token.iter(source()):
             received.append(number)
             if number == 3:
                 token.cancel()
+
+    with pytest.raises(Cancelled):
+        consume()
 
     assert [0, 1, 2, 3] == received == taken
     assert [0, 1, 2] == list(CancelToken().iter(range(3)))
@@ -755,13 +764,16 @@ def test_t_s17_the_asynchronous_guard_takes_nothing_that_it_drops() -> None:
             taken.append(number)
             yield number
 
+    async def consume(items: AsyncIterator[int]) -> None:
+        async for number in token.aiter(items):
+            received.append(number)
+            if number == 3:
+                token.cancel()
+
     async def main() -> None:
         items = source()
         with pytest.raises(Cancelled):
-            async for number in token.aiter(items):
-                received.append(number)
-                if number == 3:
-                    token.cancel()
+            await consume(items)
         assert [0, 1, 2, 3] == received == taken
         rest = [number async for number in CancelToken().aiter(items)]
         assert [4, 5, 6, 7, 8, 9] == rest
