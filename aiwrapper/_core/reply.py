@@ -107,14 +107,15 @@ class Reply:
         """
         if chunk:
             self._has_bytes = True
+        decode, run_id, turn = self._decoder.decode, self._run_id, self._turn
         for event in self._sse.feed(chunk):
             if self.finished:
                 return
             self._has_events = True
-            for delta in self._decoder.decode(event):
-                if type(delta) is TextPiece:
+            for delta in decode(event):
+                if type(delta) is TextPiece:  # nearly every delta of an answer
                     self.started = True
-                    yield TextDelta(self._run_id, self._turn, text=delta.text)
+                    yield TextDelta(run_id, turn, text=delta.text)
                 else:
                     yield from self._entries(delta)
 

@@ -15,6 +15,7 @@ afresh at every ASCII byte.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 from msgspec import Struct
 
@@ -80,10 +81,9 @@ class SseDecoder:
                 further use.
         """
         if len(chunk) <= _SLICE_BYTES:
-            yield from self._feed(chunk)
-        else:
-            for start in range(0, len(chunk), _SLICE_BYTES):
-                yield from self._feed(chunk[start : start + _SLICE_BYTES])
+            return self._feed(chunk)
+        slices = (chunk[at : at + _SLICE_BYTES] for at in range(0, len(chunk), _SLICE_BYTES))
+        return chain.from_iterable(map(self._feed, slices))
 
     def _feed(self, chunk: bytes) -> Iterator[ServerSentEvent]:
         if self._after_cr and chunk:
@@ -124,6 +124,8 @@ class SseDecoder:
             elif line.startswith(b"data: "):
                 self._data.append(line[6:].decode("utf-8", "replace"))
                 self._data_bytes += len(line)
+            elif line.startswith(b"event: "):  # the two lines that nearly every event is made of come first
+                self._event = line[7:].decode("utf-8", "replace")
             else:
                 self._field(line)
         if rest:

@@ -28,13 +28,13 @@ from aiwrapper._core.dialect import (
 from aiwrapper._core.errors import ModelCallError
 from aiwrapper._core.messages import Usage
 from aiwrapper._core.sse import ServerSentEvent
-from aiwrapper.dialects._wire_json import decode_event, stream_error
+from aiwrapper.dialects._wire_json import JSON_ERRORS, decode_broken, stream_error
 
 _WHOLE_REASONS = frozenset({"end_turn", "tool_use", "stop_sequence", "pause_turn"})
 """With every other reason the provider itself cut the turn: `max_tokens`, `refusal`, ..."""
 
 
-class _BlockStart(Struct):
+class _BlockStart(Struct, gc=False):
     type: str
     text: str = ""
     thinking: str = ""
@@ -45,7 +45,7 @@ class _BlockStart(Struct):
     input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class _EventDelta(Struct):
+class _EventDelta(Struct, gc=False):
     """Of a block, or of the message: `message_delta` calls its field `delta`, too."""
 
     type: str = ""
@@ -60,7 +60,7 @@ class _OutputDetails(Struct, gc=False):
     thinking_tokens: int | None = None
 
 
-class _EventUsage(Struct):
+class _EventUsage(Struct, gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -68,11 +68,11 @@ class _EventUsage(Struct):
     output_tokens_details: _OutputDetails | None = None
 
 
-class _Message(Struct):
+class _Message(Struct, gc=False):
     usage: _EventUsage | None = None
 
 
-class _Event(Struct):
+class _Event(Struct, gc=False):
     """All events in one: a union by `type` would refuse the kinds that are added later."""
 
     type: str
@@ -85,6 +85,7 @@ class _Event(Struct):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_decode = _EVENT.decode
 
 
 class _Block:
@@ -112,9 +113,12 @@ class AnthropicStream:
         Raises:
             ModelCallError: the provider reports an error, or the data are no event.
         """
-        if event.data == "[DONE]":  # a proxy's habit from another dialect; here it says nothing
-            return ()
-        read = decode_event(_EVENT, event.data)
+        try:
+            read = _decode(event.data)
+        except JSON_ERRORS as error:
+            if event.data == "[DONE]":  # a proxy's habit from another dialect; here it says nothing
+                return ()
+            read = decode_broken(_EVENT, event.data, error)
         delta = read.delta
         if delta is not None and delta.type == "text_delta":  # nearly every event of an answer
             return (TextPiece(delta.text),) if delta.text and not self._ended else ()

@@ -32,7 +32,7 @@ from aiwrapper._core.errors import ModelCallError
 from aiwrapper._core.messages import Usage
 from aiwrapper._core.sse import ServerSentEvent
 from aiwrapper._core.text import is_json_object
-from aiwrapper.dialects._wire_json import decode_event, stream_error
+from aiwrapper.dialects._wire_json import JSON_ERRORS, decode_broken, stream_error
 
 _WHOLE_REASONS = frozenset({"stop", "tool_calls", "function_call"})
 """With every other reason the provider itself cut the turn: `length`, `content_filter`, `model_length`, ..."""
@@ -45,7 +45,7 @@ class _Function(Struct, gc=False):
     )
 
 
-class _CallDelta(Struct):
+class _CallDelta(Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
@@ -59,7 +59,7 @@ class _Part(Struct, gc=False):
     thinking: "str | list[_Part] | None" = None
 
 
-class _ChunkDelta(Struct):
+class _ChunkDelta(Struct, gc=False):
     content: str | list[_Part] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -67,7 +67,7 @@ class _ChunkDelta(Struct):
     tool_calls: list[_CallDelta] | None = None
 
 
-class _Choice(Struct):
+class _Choice(Struct, gc=False):
     delta: _ChunkDelta | None = None
     finish_reason: str | None = None
     index: int = 0
@@ -81,7 +81,7 @@ class _CompletionDetails(Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class _ChunkUsage(Struct):
+class _ChunkUsage(Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
@@ -89,13 +89,14 @@ class _ChunkUsage(Struct):
     prompt_cache_hit_tokens: int | None = None  # DeepSeek's name for cached_tokens
 
 
-class _Chunk(Struct):
+class _Chunk(Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: _ChunkUsage | None = None
     error: Any = None  # Any: every host has a form of its own, read by `stream_error`
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
+_decode = _CHUNK.decode
 
 
 class _OpenCall:
@@ -127,10 +128,12 @@ class OpenAIChatStream:
         Raises:
             ModelCallError: the provider reports an error, or the data are no chunk.
         """
-        data = event.data
-        if data == "[DONE]":
-            return self._done()
-        chunk = decode_event(_CHUNK, data)
+        try:
+            chunk = _decode(event.data)
+        except JSON_ERRORS as error:
+            if event.data == "[DONE]":
+                return self._done()
+            chunk = decode_broken(_CHUNK, event.data, error)
         choices = chunk.choices
         if choices and chunk.usage is None and self._finish_reason is None and not self._reasons:
             choice = choices[0]

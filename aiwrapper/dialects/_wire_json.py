@@ -1,13 +1,16 @@
 """JSON from providers, read the same way by every dialect."""
 
 import re
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from aiwrapper._core.errors import ErrorKind, ModelCallError
 
 T = TypeVar("T")
+
+JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
+"""What msgspec raises for text that is no JSON: a lone surrogate and 100,000 brackets are bad input, too."""
 
 _SHOWN_CHARACTERS = 200
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -23,24 +26,26 @@ _ERROR_KINDS: dict[str, ErrorKind] = {
 }
 
 
-def decode_event(decoder: "msgspec.json.Decoder[T]", data: str) -> T:
-    """The data of one event.
+def decode_broken(decoder: "msgspec.json.Decoder[T]", data: str, error: Exception) -> T:
+    """The data of an event that failed to decode, once more without what some hosts break.
+
+    Hosts that cut their text between the halves of a surrogate pair escape each half alone.
+
+    Args:
+        decoder: what has failed.
+        data: the event's.
+        error: one of `JSON_ERRORS`, with which it failed.
 
     Raises:
         ModelCallError: they are not what the dialect promises (kind `protocol`).
     """
     try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        first = error
-    try:
-        # Hosts that cut their text between the halves of a surrogate pair escape each half alone.
         return decoder.decode(_without_lone_surrogates(data))
-    except (msgspec.DecodeError, RecursionError):
+    except JSON_ERRORS:
         raise ModelCallError(
-            f"the provider sent an event that is not of its dialect ({first}): {data[:_SHOWN_CHARACTERS]!r}",
+            f"the provider sent an event that is not of its dialect ({error}): {data[:_SHOWN_CHARACTERS]!r}",
             kind="protocol",
-        ) from first
+        ) from error
 
 
 def _without_lone_surrogates(data: str) -> str:
@@ -105,7 +110,7 @@ def json_object(text: str, what: str) -> dict[str, Any]:  # Any: JSON for somebo
     """
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise ValueError(f"{what} is no JSON: {text[:_SHOWN_CHARACTERS]!r}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{what} has to be a JSON object, not {text[:_SHOWN_CHARACTERS]!r}")

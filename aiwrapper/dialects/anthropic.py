@@ -27,7 +27,7 @@ from aiwrapper.dialects._wire_history import (
     wire_name,
     wire_turns,
 )
-from aiwrapper.dialects._wire_json import json_object, response_error
+from aiwrapper.dialects._wire_json import JSON_ERRORS, json_object, response_error
 
 DEFAULT_MAX_TOKENS: Final = 8_192
 """The wire wants a number. Chosen by hand: what every model since Claude 3.5 can say at least."""
@@ -231,7 +231,7 @@ def _thinking_block(part: Reasoning, options: Options) -> JsonObject | None:
         return None
     try:
         block = msgspec.json.decode(part.opaque.body, type=dict[str, str])
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+    except JSON_ERRORS:
         return None  # not of our making
     kept = block.get("signature") if block.get("type") == "thinking" else block.get("data")
     return block if kept and block.get("type") in ("thinking", "redacted_thinking") else None
