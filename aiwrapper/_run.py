@@ -80,7 +80,8 @@ class RunResult:
         stop: how it was stopped; None if it was not.
         error: why it failed: a `ModelCallError`, a `StoreError`, or a defect as it was raised. Also set on a run that
             was stopped, or that could not write its end, if its log could not be written to the last.
-        subscriber_errors: what subscribers raised. Each of them was told nothing more after that.
+        subscriber_errors: what subscribers raised, each of which was told nothing more after that; and what callbacks
+            on the run's token raised.
     """
 
     run_id: str
@@ -209,7 +210,10 @@ class Run:
 
     def stop(self, kind: CancelKind, message: str = "") -> None:
         """Stop the run and nothing else. From any thread; the first stop counts."""
-        self.token.cancel_and_report(CancelReason(kind, message))
+        try:
+            self.token.cancel(CancelReason(kind, message))
+        except BaseExceptionGroup as group:  # of a tool's own callbacks; all have run
+            self._subscriber_errors.append(group)
 
     def interrupt(self, error: BaseException) -> None:
         """Stop what the run has going on, because of an exception that is on its way through the driver."""

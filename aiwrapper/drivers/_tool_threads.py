@@ -65,11 +65,13 @@ class ToolThreads:
                     run.token.check()
         except BaseException as error:
             run.interrupt(error)
-            self._wind_up(executions, changes, run)
+            self._wait_for_the_end(executions, changes, run)
             raise
-        finally:
+        finally:  # a second Ctrl-C ends the waiting, not the truth
             for execution in executions:
-                execution.join()
+                execution.leave(run)
+            for execution in executions:
+                execution.log_result(run)
 
     def _begin(
         self, pending: PendingCall, step: RunTools, run: Run, changes: "SimpleQueue[None]"
@@ -89,20 +91,14 @@ class ToolThreads:
         run.append(ToolStarted(step.run_id, step.turn, pending.index))
         return _Execution(step, pending, tool, arguments, run.token, changes)
 
-    def _wind_up(self, executions: "list[_Execution]", changes: "SimpleQueue[None]", run: Run) -> None:
-        """Wait for the calls to end, at most the grace time, log what they returned, leave the others behind."""
+    def _wait_for_the_end(
+        self, executions: "list[_Execution]", changes: "SimpleQueue[None]", run: Run
+    ) -> None:
+        """Wait until no call is running, at most the grace time."""
         grace = CancelToken(self.grace_seconds, name="grace of tools", clock=run.token.clock)
-        try:
-            with grace.on_cancel(changes.put, None):
-                while not grace.cancelled and any(execution.is_running for execution in executions):
-                    changes.get()
-        finally:  # a second Ctrl-C ends the waiting, not the truth
-            for execution in executions:
-                if execution.is_running:
-                    execution.abandoned = True
-                    run.abandon(execution.pending.call)
-            for execution in executions:
-                execution.log_result(run)
+        with grace.on_cancel(changes.put, None):
+            while not grace.cancelled and any(execution.is_running for execution in executions):
+                changes.get()
 
 
 @define(eq=False)
@@ -146,9 +142,12 @@ class _Execution:
             self.ended = True
             self.changes.put(None)
 
-    def join(self) -> None:
-        """Wait until the thread is gone, unless it is left behind or never came to be."""
-        if not self.abandoned and self.thread.ident is not None:
+    def leave(self, run: Run) -> None:
+        """Have done with the thread: wait until it is gone, or leave it behind if its handler is still running."""
+        if self.is_running:
+            self.abandoned = True
+            run.abandon(self.pending.call)
+        elif self.thread.ident is not None:
             self.thread.join()
 
     def log_result(self, run: Run) -> bool:
