@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from aiwrapper import AiwrapperError, Text, UserMessageAdded
+from aiwrapper.store import Store
+from aiwrapper.terminal.chats import find_chat, list_chats, store_path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chats.db"
+
+
+def say(store: Store, text: str) -> str:
+    chat_id = store.create()
+    with store.open(chat_id) as log:
+        log.append(UserMessageAdded("u", (Text(text),)))
+    return chat_id
+
+
+def test_conversations_are_listed_the_last_one_first(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(path) as store:
+        say(store, "About rivers")
+        say(store, "About [bold]hills[/bold]\x1b[2J")
+
+    assert 0 == list_chats(path)
+    _, first, second, hint = capsys.readouterr().out.splitlines()
+    assert "About [bold]hills[/bold][2J" in first
+    assert "About rivers" in second
+    assert "--continue" in hint
+
+
+def test_without_conversations_it_says_how_to_begin_one(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == list_chats(path)
+    assert "aiwrapper chat" in capsys.readouterr().out
+
+
+def test_a_conversation_is_found_by_the_beginning_of_its_id(path: Path) -> None:
+    with Store(path) as store:
+        first, second = say(store, "one"), say(store, "two")
+
+        assert first == find_chat(store, first[:10]).id
+        assert second == find_chat(store, "").id
+
+
+def test_an_id_that_says_too_little_or_too_much_is_an_error(path: Path) -> None:
+    with Store(path) as store:
+        with pytest.raises(AiwrapperError, match="no conversation yet"):
+            find_chat(store, "")
+        beginnings = [say(store, "x")[0] for _ in range(17)]  # sixteen digits: two of them begin alike
+        twice = next(digit for digit in beginnings if beginnings.count(digit) > 1)
+
+        with pytest.raises(AiwrapperError, match="begin with"):
+            find_chat(store, twice)
+        with pytest.raises(AiwrapperError, match="aiwrapper chats"):
+            find_chat(store, "zz")
+
+
+def test_the_store_is_where_the_platform_keeps_a_person_s_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert tmp_path / "aiwrapper" / "chats.db" == store_path(None)
+    assert Path("given.db") == store_path(Path("given.db"))
