@@ -28,6 +28,9 @@ from aiwrapper._core.log import (
     RunStopped,
     TextDelta,
     Titled,
+    ToolFinished,
+    ToolStarted,
+    TurnFinished,
     TurnStarted,
     UserMessageAdded,
 )
@@ -203,9 +206,19 @@ def test_any_log_in_any_batches_and_sessions_reads_as_it_was_appended(
 
 
 @pytest.mark.parametrize(
-    "entry", [said(1), RunStarted("r1"), RunStopped("r1", reason="user"), Configured("{}")]
+    "entry",
+    [
+        said(1),
+        RunStarted("r1"),
+        ToolStarted("r1", 1, 0),
+        RunStopped("r1", reason="user"),
+        Configured("{}"),
+        ToolFinished("r1", 1, 0, outcome="returned", content="tea"),
+        TurnFinished("r1", 1, finish_reason="stop"),
+    ],
+    ids=lambda entry: entry.kind,
 )
-def test_an_entry_that_permits_an_effect_is_in_the_file_when_append_returns(
+def test_an_entry_that_permits_or_reports_an_effect_is_in_the_file_when_append_returns(
     store: Store, entry: Entry
 ) -> None:
     conversation_id = store.create()
