@@ -390,6 +390,15 @@ class Run:
                 else:
                     self._tell_subscribers(entry)
                 raise _SinkFailed from error
+            except BaseException:
+                # A stop or Ctrl-C, while the sink waited for somebody: it does not have the entry.
+                if isinstance(entry, UserMessageAdded | RunStarted):
+                    self._sink = None  # what the user said is kept here, if not there (C9)
+                    self._error = StoreError("the run was stopped before its beginning could be written")
+                    self._tell_subscribers(entry)
+                else:
+                    self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
+                raise
         self._tell_subscribers(entry)
 
     def _tell_subscribers(self, entry: Entry) -> None:

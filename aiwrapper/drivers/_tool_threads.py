@@ -154,9 +154,9 @@ class _Execution:
         """Append the result, if there is one that has not been appended."""
         if self.logged or not self.ended or self.abandoned:
             return False
-        self.logged = True
         if self.result is not None:
             run.append_closing(self.result)  # also after the stop: a finished result is not thrown away (C7)
+        self.logged = True
         return self.result is not None
 
     def _work(self) -> None:

@@ -48,6 +48,9 @@ from tests.aiwrapper.running import DIALECTS, Acting, Background, lang, lang_at,
 HELLO = Turn((Say(("Hel", "lo")),))
 
 
+NO_JSON = "'object' cannot be given as JSON: 'object' is no JSON"
+
+
 def calls(*names: str) -> Turn:
     return Turn((Say(("Let me see.",)), *(Call(name, ("{}",)) for name in names)))
 
@@ -471,8 +474,7 @@ def test_what_a_tool_raises_is_told_to_the_model_and_the_run_goes_on() -> None:
         ("raised", "SystemExit: bye"),
         (
             "raised",
-            "The tool ran to its end, but what it returned is lost: 'object' cannot be given as JSON: "
-            "'object' is no JSON.",
+            f"The tool ran to its end, but what it returned is lost: {NO_JSON}.",
         ),
         ("raised", "ZeroDivisionError: by zero"),
     ]
