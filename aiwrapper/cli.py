@@ -7,11 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from aiwrapper._core.errors import AiwrapperError
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_STOPPED = 130
-"""What a shell reports for a program that SIGINT ended (128 + 2)."""
+from aiwrapper.terminal.exit_status import ExitStatus
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,19 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(options)
     except AiwrapperError as error:
         print(f"aiwrapper: {error}", file=sys.stderr)
-        return EXIT_FAILED
+        return ExitStatus.FAILED
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "prompt_toolkit"):
             raise
         print("aiwrapper: the terminal needs more packages: pip install 'aiwrapper[chat]'", file=sys.stderr)
-        return EXIT_FAILED
+        return ExitStatus.FAILED
     except KeyboardInterrupt:
-        return EXIT_STOPPED
+        return ExitStatus.STOPPED
     except BrokenPipeError:
         # The reader of our output has left (`aiwrapper ask ... | head`). Nothing is left to be written, and
         # closing the stream here keeps the interpreter from complaining about it at exit.
         sys.stdout = None  # what the interpreter itself does without a console
-        return EXIT_FAILED
+        return ExitStatus.FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,13 +11,15 @@ from rich.console import Console
 from aiwrapper._core.log import Entry
 from aiwrapper._core.log_json import dump_entry
 from aiwrapper.agents import ChatAgent
-from aiwrapper.cli import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE
 from aiwrapper.terminal.choose import choose
+from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.keyboard import Asker, echo
 from aiwrapper.terminal.render import AnswerView
 from aiwrapper.toolbox import toolbox
 from cancel_token import CancelToken
 from cancel_token.signals import cancel_on_sigint
+
+_EXIT_STATUS = {"completed": ExitStatus.OK, "stopped": ExitStatus.STOPPED, "failed": ExitStatus.FAILED}
 
 
 def ask(options: argparse.Namespace) -> int:
@@ -32,11 +34,11 @@ def ask(options: argparse.Namespace) -> int:
     if question is None:
         if sys.stdin.isatty():
             print("aiwrapper ask: a question is needed, as an argument or on standard input", file=sys.stderr)
-            return EXIT_USAGE
+            return ExitStatus.USAGE
         question = sys.stdin.read()
     if not question.strip():
         print("aiwrapper ask: the question is empty", file=sys.stderr)
-        return EXIT_USAGE
+        return ExitStatus.USAGE
 
     token = CancelToken(name="ask")
     with ExitStack() as resources:
@@ -58,7 +60,7 @@ def ask(options: argparse.Namespace) -> int:
                 show(entry)
     result = agent.last_result
     assert result is not None  # the stream has ended
-    return {"completed": 0, "stopped": EXIT_STOPPED, "failed": EXIT_FAILED}[result.status]
+    return _EXIT_STATUS[result.status]
 
 
 def _print_json(entry: Entry) -> None:

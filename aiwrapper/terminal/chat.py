@@ -21,6 +21,7 @@ from aiwrapper.agents import ChatAgent
 from aiwrapper.store import Store
 from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, find_chat, store_path
 from aiwrapper.terminal.choose import choose, host_of
+from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.keyboard import Asker, echo
 from aiwrapper.terminal.model import offer_model
 from aiwrapper.terminal.render import AnswerView, printable
@@ -54,7 +55,7 @@ def chat(options: argparse.Namespace) -> int:
                     options.host, options.model, environment=os.environ, token=token, resources=resources
                 )
         except Cancelled:
-            return 130
+            return ExitStatus.STOPPED
         if chat_id is None:
             chat_id = store.create()
         try:

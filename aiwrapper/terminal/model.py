@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aiwrapper.local import SMOLLM2, find_model, get_model
+from aiwrapper.terminal.exit_status import ExitStatus
 from cancel_token import Cancelled, CancelToken
 from cancel_token.signals import cancel_on_sigint
 
@@ -17,8 +18,6 @@ def fetch_model() -> int:
     Returns:
         0; 130 if it was stopped, and then nothing is left of it.
     """
-    from aiwrapper.cli import EXIT_STOPPED
-
     console = Console(stderr=True)
     token = CancelToken(name="model get")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -28,7 +27,7 @@ def fetch_model() -> int:
             path = get_model(token, lambda done, total: progress.update(task, completed=done, total=total))
     except Cancelled:
         console.print("Stopped; nothing was kept.", style="yellow")
-        return EXIT_STOPPED
+        return ExitStatus.STOPPED
     console.print(f"The model is here: {path}", markup=False, highlight=False)
     return 0
 
