@@ -304,56 +304,62 @@ class _ExitWatch(Protocol):
     def close(self) -> None: ...
 
 
-class _PidDescriptor:
-    """Linux: a descriptor of the process itself."""
+if sys.platform == "linux":
 
-    def __init__(self, pid: int) -> None:
-        self._descriptor = os.pidfd_open(pid)
+    class _PidDescriptor:
+        """A descriptor of the process itself."""
 
-    def fileno(self) -> int:
-        return self._descriptor
+        def __init__(self, pid: int) -> None:
+            self._descriptor = os.pidfd_open(pid)
 
-    def close(self) -> None:
-        os.close(self._descriptor)
+        def fileno(self) -> int:
+            return self._descriptor
 
+        def close(self) -> None:
+            os.close(self._descriptor)
 
-class _WaitingThread:
-    """Elsewhere: a thread that waits without reaping, and ends a socket pair when it has waited enough."""
+    class _WaitingThread:
+        """Where there is none: a thread that waits without reaping, and then closes its end of a socket pair."""
 
-    def __init__(self, pid: int) -> None:
-        self._near, self._far = socket.socketpair()
-        self._thread = threading.Thread(target=self._wait, args=(pid,), name=f"cancel_token child {pid}")
-        self._thread.start()
+        def __init__(self, pid: int) -> None:
+            self._near, self._far = socket.socketpair()
+            self._thread = threading.Thread(target=self._wait, args=(pid,), name=f"cancel_token child {pid}")
+            self._thread.start()
 
-    def _wait(self, pid: int) -> None:
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass  # somebody else has reaped it
-        self._far.close()
+        def _wait(self, pid: int) -> None:
+            try:
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+            except ChildProcessError:
+                pass  # somebody else has reaped it
+            self._far.close()
 
-    def fileno(self) -> int:
-        return self._near.fileno()
+        def fileno(self) -> int:
+            return self._near.fileno()
 
-    def close(self) -> None:
-        """Called when the child has ended or has been killed, so the thread is about to end."""
-        self._thread.join()
-        self._near.close()
+        def close(self) -> None:
+            """Called when the child has ended or has been killed, so the thread is about to end."""
+            self._thread.join()
+            self._near.close()
 
-
-def _watch_exit(pid: int) -> _ExitWatch:
-    if sys.platform == "linux":
+    def _watch_exit(pid: int) -> _ExitWatch:
         try:
             return _PidDescriptor(pid)
         except OSError:
             return _WaitingThread(pid)  # a kernel before 5.3, or a sandbox that forbids it
-    elif sys.platform == "darwin":
+
+elif sys.platform != "win32":
+
+    def _watch_exit(pid: int) -> _ExitWatch:
         watch = select.kqueue()
         event = select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
-        watch.control([event], 0)
+        try:
+            watch.control([event], 0)
+        except ProcessLookupError:  # it is a zombie already, and will not be announced any more
+            watch.close()
+            ended, other = socket.socketpair()
+            other.close()
+            return ended
         return watch
-    else:
-        return _WaitingThread(pid)
 
 
 def run(

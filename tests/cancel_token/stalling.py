@@ -161,6 +161,7 @@ class StallingServer(_Listener):
         )  # when each was seen, by time.perf_counter
         self.answer = OK  # what is sent where nothing stalls
         self.requests: list[bytes] = []  # their heads
+        self.heard: queue.SimpleQueue[None] = queue.SimpleQueue()  # told of each head
         self.connections = 0
         self._context: ssl.SSLContext | None = None
         if certificate is not None:
@@ -202,6 +203,7 @@ class StallingServer(_Listener):
             received += data
         head, _, body = received.partition(b"\r\n\r\n")
         self.requests.append(head)
+        self.heard.put(None)
         phase = self.phase
         if phase == "upload":
             self._stall(phase, watched)

@@ -370,6 +370,40 @@ def test_a_late_stop_does_not_touch_the_next_request_on_the_same_connection(
     streaming.close()
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.usefixtures("without_gc")
+def test_a_stop_that_races_a_whole_request_ends_it_or_leaves_it_whole(
+    tls: bool, certificate: trustme.LeafCert, authority_file: Path
+) -> None:
+    """T-N7, T-S15, T-N8: whoever wins, the answer is right or the stop is raised, and the next request works."""
+    with StallingServer(certificate if tls else None) as server, no_descriptor_left():
+        with new_session(authority_file) as session:
+            seen = set()
+            for round_number in range(200):
+                token = CancelToken()
+                start = threading.Barrier(2)
+
+                def request(token: CancelToken = token, start: threading.Barrier = start) -> bytes:
+                    start.wait()
+                    return session.get(server.url, token=token).content
+
+                call = Call(request)
+                start.wait()
+                if round_number % 4:  # the answer is on its way already
+                    server.heard.get()
+                token.cancel()
+                call.join()
+                seen.add(call.result if call.error is None else type(call.error))
+
+                assert b"ok" == session.get(server.url, token=CancelToken()).content
+                assert 0 == token.stats().registrations
+                while not server.heard.empty():
+                    server.heard.get()
+        server.join_connections()
+
+    assert seen <= {b"ok", Cancelled}
+
+
 def test_a_finished_response_survives_the_stop(server: StallingServer, session: Session) -> None:
     """T-S15: what was read to its end stays, also through the iterators, and its connection is kept."""
     token = CancelToken()

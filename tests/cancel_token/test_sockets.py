@@ -288,20 +288,40 @@ class TestSocketHook:
             assert (0, 1) == (first.stats().registrations, second.stats().registrations)
         assert 0 == second.stats().registrations
 
-    def test_release_knows_of_a_stop_whose_callback_has_only_begun(
+    def test_a_release_before_the_hooks_turn_keeps_the_connection(
         self, pair: tuple[socket.socket, socket.socket]
     ) -> None:
-        """T-N7: inside a callback `release()` does not wait (T-S5), and must not call the connection reusable."""
-        near, _ = pair
+        """T-N7: the token is cancelled, but a callback that runs before the hook's has ended the request."""
+        near, far = pair
         token = CancelToken()
         answers = []
         with SocketHook(near) as hook:
             hook.bind(token)
-            token.on_cancel(lambda: answers.append(hook.release()))  # newest first: it runs before the hook's
+            token.on_cancel(lambda: answers.append(hook.release()))  # newest first
             token.cancel()
+            near.sendall(b"alive")
 
             assert [True] == answers
-            assert not hook.stopped
+            assert b"alive" == far.recv(5)
+
+    def test_a_release_in_the_middle_of_a_stop_calls_the_connection_dead(
+        self, pair: tuple[socket.socket, socket.socket]
+    ) -> None:
+        """T-N7: inside a callback nobody waits (T-S5), so the shutdown may be yet to come."""
+        answers = []
+
+        class Releasing(SocketHook):
+            def shut_down(self) -> None:
+                answers.append(self.release())
+                super().shut_down()
+
+        near, _ = pair
+        token = CancelToken()
+        with Releasing(near) as hook:
+            hook.bind(token)
+            token.cancel()
+
+        assert [False] == answers
 
     @pytest.mark.parametrize(
         "state", ["fresh", "closed", "reset", "shut down", "listening", "datagram", "peer gone"]
