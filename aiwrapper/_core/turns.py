@@ -191,6 +191,8 @@ def turn_messages(
                 call = _tool_call(run_id, turn, slot.ready)
                 parts.append(call)
                 results.append(_result(turn, call.id, slot.index))
+            case _:
+                assert_never(slot)
     if not parts:
         return None
     assistant = AssistantMessage(

@@ -9,7 +9,7 @@ C10, C12). C11 needs the log.
 """
 
 from collections.abc import Iterator
-from typing import Final, get_args
+from typing import Final, assert_never, get_args
 
 from attrs import evolve, frozen
 
@@ -96,6 +96,8 @@ def _violations(messages: tuple[Message, ...]) -> Iterator[Violation]:
                         yield Violation("C3", at, f"a second result for the call {result.call_id!r}")
                     answered.add(result.call_id)
                 yield from _tool_violations(message, [call.id for call in calls], where)
+            case _:
+                assert_never(message)
 
 
 def _user_violations(message: UserMessage, where: str) -> Iterator[Violation]:
@@ -128,6 +130,8 @@ def _assistant_violations(message: AssistantMessage, where: str) -> Iterator[Vio
                 if not is_json_object(part.arguments):
                     text = f"the arguments of the call {part.id!r} are no JSON object"
                     yield Violation("C6", at, text)
+            case _:
+                assert_never(part)
 
 
 def _tool_violations(message: ToolMessage, call_ids: list[str], where: str) -> Iterator[Violation]:
@@ -239,6 +243,8 @@ class _Repair:
                     ]
                     if lost:
                         yield from self._lost_calls(message, lost)
+                case _:
+                    assert_never(message)
 
     def _mended_assistant(self, index: int, message: AssistantMessage) -> Iterator[Message]:
         parts: list[AssistantPart] = []
@@ -264,6 +270,8 @@ class _Repair:
                     part = evolve(part, id=self._free_call_id(part.id))
                     parts.append(part)
                     results.append(_truthful(part.id, answer))
+                case _:
+                    assert_never(part)
         if not parts:
             return
         yield evolve(message, parts=tuple(parts), cut_calls=tuple(cut_calls))

@@ -142,24 +142,9 @@ _PAYLOADS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def texts() -> st.SearchStrategy[str]:
-    """Text as it arrives: never empty, maybe blank, maybe with a lone surrogate."""
-    return _TEXT
-
-
 def user_parts() -> st.SearchStrategy[tuple[UserPart, ...]]:
     """What a user says: seldom nothing, or nothing but blanks."""
     return _USER_PARTS
-
-
-def usages() -> st.SearchStrategy[Usage]:
-    """Token counts, known in part."""
-    return _USAGE
-
-
-def producers() -> st.SearchStrategy[Producer]:
-    """Who said a turn."""
-    return _PRODUCER
 
 
 @cache
@@ -338,7 +323,7 @@ def _stray_entries() -> st.SearchStrategy[Entry]:
         st.builds(RunFinished, run_ids),
         st.builds(RunStopped, run_ids, reason=text),
         st.builds(RunFailed, run_ids, error=text, message=text),
-        st.builds(UserMessageAdded, message_ids, _USER_PARTS, parent_id=st.none() | message_ids),
+        st.builds(UserMessageAdded, message_ids, user_parts(), parent_id=st.none() | message_ids),
         st.builds(HeadMoved, st.none() | message_ids),
         st.builds(Deleted, at=st.floats(allow_nan=False)),
     )
@@ -399,7 +384,7 @@ def messages() -> st.SearchStrategy[Message]:
     """One message from elsewhere, sound or broken. Their ids are all `m`; see `broken_histories`."""
     results = st.builds(ToolResult, st.sampled_from(("c1", "c2", "c3", "c4")), _RESULT_TEXT, outcome=_OUTCOME)
     return st.one_of(
-        st.builds(UserMessage, st.just("m"), _USER_PARTS),
+        st.builds(UserMessage, st.just("m"), user_parts()),
         st.builds(
             AssistantMessage,
             st.just("m"),

@@ -269,6 +269,12 @@ def test_a_message_of_nothing_goes() -> None:
     assert (user(),) == mended(user(), evolve(model(Text(" ")), stopped=True), UserMessage("v", (Text(""),)))
 
 
+def test_an_id_that_somebody_took_is_made_free() -> None:
+    repaired = mended(model(call("c1")), user(id="a.results"))
+
+    assert ["a", "a.results'", "a.results"] == [message.id for message in repaired]
+
+
 def test_an_unknown_outcome_is_taken_for_a_result() -> None:
     unknown: ToolOutcome = "exploded"  # type: ignore[assignment]  # what an older program may have stored
 
