@@ -123,7 +123,7 @@ class TurnDecoder(Protocol):
     """One model turn, from server-sent events to deltas."""
 
     def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
-        """The deltas of one event; none after `TurnEnd`.
+        """The deltas of one event; `TurnEnd` is the last of all, and the decoder is not asked again after it.
 
         Raises:
             ModelCallError: an error event (`provider`, `overloaded`, `rate_limit`), or data that the dialect

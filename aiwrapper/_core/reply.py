@@ -133,8 +133,6 @@ class Reply:
             yield from self._entries(delta)
 
     def _entries(self, delta: Delta) -> Iterator[TurnEntry]:
-        if self.finished:
-            return
         if type(delta) is not UsageUpdate:  # a later report of the turn replaces it, so it may come twice
             self.started = True
         run_id, turn = self._run_id, self._turn

@@ -91,7 +91,8 @@ _decode = _EVENT.decode
 class _Block:
     """A block that is being said."""
 
-    def __init__(self, start: _BlockStart) -> None:
+    def __init__(self, key: int, start: _BlockStart) -> None:
+        self.key = key
         self.type = start.type
         self.start = start
         self.pieces: list[str] = []  # of the thinking or of the arguments
@@ -103,9 +104,9 @@ class AnthropicStream:
 
     def __init__(self) -> None:
         self._blocks: dict[int, _Block] = {}  # by index, while they are open
+        self._begun = 0  # how many
         self._usage = Usage()
         self._stop_reason: str | None = None
-        self._ended = False
 
     def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
         """The deltas of one event.
@@ -121,7 +122,7 @@ class AnthropicStream:
             read = decode_broken(_EVENT, event.data, error)
         delta = read.delta
         if delta is not None and delta.type == "text_delta":  # nearly every event of an answer
-            return (TextPiece(delta.text),) if delta.text and not self._ended else ()
+            return (TextPiece(delta.text),) if delta.text else ()
         return self._deltas(read)
 
     def end(self) -> Iterable[Delta]:
@@ -130,15 +131,11 @@ class AnthropicStream:
         Raises:
             ModelCallError: no `stop_reason` has come (kind `network`).
         """
-        if self._ended:
-            return ()
         if self._stop_reason is None:
             raise ModelCallError("the connection ended before the answer was whole", kind="network")
         return self._turn_end()
 
     def _deltas(self, event: _Event) -> Iterable[Delta]:
-        if self._ended:
-            return ()
         match event.type:
             case "content_block_delta":
                 return self._block_delta(event.index, event.delta)
@@ -146,7 +143,7 @@ class AnthropicStream:
                 return self._block_start(event.index, event.content_block)
             case "content_block_stop":
                 block = self._blocks.pop(event.index, None)
-                return () if block is None else self._block_end(event.index, block)
+                return () if block is None else self._block_end(block)
             case "message_start":
                 return self._usage_update(event.message.usage if event.message is not None else None)
             case "message_delta":
@@ -161,13 +158,14 @@ class AnthropicStream:
                 return ()
 
     def _turn_end(self) -> Iterable[Delta]:
-        self._ended = True
         return (TurnEnd(self._stop_reason or "", self._stop_reason not in _WHOLE_REASONS),)
 
     def _block_start(self, index: int, start: _BlockStart | None) -> Iterator[Delta]:
         if start is None:
             return
-        block = self._blocks[index] = _Block(start)
+        # Not its index, which a host may use again: a key is used once in a turn.
+        self._begun += 1
+        block = self._blocks[index] = _Block(self._begun, start)
         match start.type:
             case "text" if start.text:
                 yield TextPiece(start.text)
@@ -175,7 +173,7 @@ class AnthropicStream:
                 block.pieces.append(start.thinking)
                 yield ReasoningPiece(start.thinking)
             case "tool_use":
-                yield CallStart(index, start.name, start.id or None)
+                yield CallStart(block.key, start.name, start.id or None)
             case _:
                 pass
 
@@ -190,10 +188,10 @@ class AnthropicStream:
             block.signature += delta.signature
         elif delta.type == "input_json_delta" and delta.partial_json and block.type == "tool_use":
             block.pieces.append(delta.partial_json)
-            yield CallArguments(index, delta.partial_json)
+            yield CallArguments(block.key, delta.partial_json)
 
     @staticmethod
-    def _block_end(index: int, block: _Block) -> Iterator[Delta]:
+    def _block_end(block: _Block) -> Iterator[Delta]:
         match block.type:
             case "thinking":
                 payload = {
@@ -209,8 +207,8 @@ class AnthropicStream:
             case "tool_use":
                 given = bytes(block.start.input)
                 if not block.pieces and given not in (b"{}", b"null"):  # a host that sends it all at once
-                    yield CallArguments(index, given.decode())
-                yield CallEnd(index)
+                    yield CallArguments(block.key, given.decode())
+                yield CallEnd(block.key)
             case _:
                 pass
 

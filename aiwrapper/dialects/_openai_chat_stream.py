@@ -120,7 +120,6 @@ class OpenAIChatStream:
         self._has_text = False
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
-        self._ended = False
 
     def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
         """The deltas of one event.
@@ -159,15 +158,11 @@ class OpenAIChatStream:
         Raises:
             ModelCallError: no `finish_reason` has come (kind `network`).
         """
-        if self._ended:
-            return ()
         if self._finish_reason is None:
             raise ModelCallError("the connection ended before the answer was whole", kind="network")
         return self._turn_end(self._finish_reason)
 
     def _done(self) -> Iterable[Delta]:
-        if self._ended:
-            return ()
         if self._finish_reason is not None:
             return self._turn_end(self._finish_reason)
         if self._calls or not self._has_text:
@@ -177,7 +172,6 @@ class OpenAIChatStream:
         return (*self._reasoning_end(), *self._turn_end(""))
 
     def _turn_end(self, finish_reason: str) -> Iterable[Delta]:
-        self._ended = True
         return (TurnEnd(finish_reason, finish_reason not in _WHOLE_REASONS),)
 
     def _deltas(self, chunk: _Chunk) -> Iterator[Delta]:

@@ -9,7 +9,7 @@ providers keep their worth.
 import base64
 import hashlib
 import re
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from attrs import frozen
 
@@ -117,6 +117,8 @@ def wire_turns(conversation: Conversation) -> list[WireTurn]:
                 turns.append(ModelTurn(said, message))
             case ToolMessage():
                 turns.append(ResultsTurn(message.results))
+            case _:
+                assert_never(message)
     if not turns:
         turns.append(UserTurn((Text(OPENING),)))
     elif isinstance(turns[-1], ModelTurn):

@@ -4,7 +4,7 @@ https://platform.claude.com/docs/en/api/messages, read 2026-11-23; what it refus
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, assert_never
 
 import msgspec
 from attrs import frozen
@@ -217,6 +217,8 @@ def _assistant_blocks(
                 block = _thinking_block(part, options) if own and leads and not calls else None
                 if block is not None:
                     blocks.append(block)
+            case _:
+                assert_never(part)
     return blocks + calls
 
 

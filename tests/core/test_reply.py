@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiwrapper._core.conversation import fold, settle
-from aiwrapper._core.dialect import Dialect
+from aiwrapper._core.dialect import Delta, Dialect, TextPiece, TurnEnd
 from aiwrapper._core.errors import ModelCallError
 from aiwrapper._core.log import (
     Entry,
@@ -25,6 +25,7 @@ from aiwrapper._core.log import (
 )
 from aiwrapper._core.messages import AssistantMessage, Producer, ToolMessage, Usage
 from aiwrapper._core.reply import Reply
+from aiwrapper._core.sse import ServerSentEvent
 from aiwrapper._core.validity import validate
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
@@ -335,3 +336,26 @@ def test_an_event_of_ten_megabytes_is_refused(name: DialectName) -> None:
 def test_garbage_raises_only_our_own_error(name: DialectName, body: bytes) -> None:
     with pytest.raises(ModelCallError):
         read(DIALECTS[name], body)
+
+
+class HoldsBack:
+    """A dialect's decoder that knows what was said only when the body has ended."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def decode(self, event: ServerSentEvent, /) -> Iterable[Delta]:
+        self._text += event.data
+        return ()
+
+    def end(self) -> Iterable[Delta]:
+        return TextPiece(self._text), TurnEnd("stop")
+
+
+def test_what_a_decoder_holds_back_is_given_at_the_end() -> None:
+    reply = Reply(HoldsBack(), "r", 1)
+
+    assert [] == list(reply.feed(b"data: a\n\ndata: b\n\n"))
+    assert not reply.started
+    assert [TextDelta("r", 1, text="ab"), TurnFinished("r", 1, finish_reason="stop")] == list(reply.finish())
+    assert reply.started

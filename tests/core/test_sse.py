@@ -134,6 +134,11 @@ def test_an_event_without_data_is_none_and_its_type_is_forgotten() -> None:
     assert [message("a")] == decode(b"event: ping\n\ndata: a\n\n")
 
 
+@pytest.mark.parametrize("line", [b"event: x", b"event:x"])
+def test_the_space_after_the_type_is_optional(line: bytes) -> None:
+    assert [message("a", event="x")] == decode(line + b"\ndata: a\n\n")
+
+
 def test_the_type_holds_for_one_event() -> None:
     assert [message("a", event="x"), message("b")] == decode(b"event: x\ndata: a\n\ndata: b\n\n")
 

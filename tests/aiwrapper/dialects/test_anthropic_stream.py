@@ -148,6 +148,19 @@ def test_a_call_without_an_id_is_a_call() -> None:
     assert ToolCallReady("r", 1, 0, name="f", arguments="{}") in read(Anthropic(), body + MESSAGE_STOP)
 
 
+def test_blocks_that_all_have_the_same_index_are_several() -> None:
+    body = b""
+    for name in ("f", "g"):
+        body += block_start(0, type="tool_use", id=name, name=name, input={})
+        body += block_delta(0, type="input_json_delta", partial_json="{}") + block_stop(0)
+
+    assert [(0, "f"), (1, "g")] == [
+        (entry.index, entry.name)
+        for entry in read(Anthropic(), body + END)
+        if isinstance(entry, ToolCallReady)
+    ]
+
+
 def test_a_block_that_did_not_stop_is_no_call() -> None:
     body = block_start(0, type="tool_use", id="a", name="f", input={})
     body += (
@@ -162,6 +175,7 @@ def test_what_we_do_not_know_is_passed_over() -> None:
         event({"type": "ping"}, kind="ping")
         + event({"type": "later"})
         + event({"type": "content_block_start"})
+        + event({"type": "message_delta"})
     )
     body += block_start(0, type="server_tool_use", id="s", name="web_search", input={})
     body += block_delta(0, type="input_json_delta", partial_json='{"query"') + block_stop(0)

@@ -13,7 +13,7 @@ from aiwrapper._core.dialect import Dialect, JsonObject, Options, ToolSpec
 from aiwrapper._core.log import Entry
 from aiwrapper._core.messages import AssistantMessage, Message, Text, ToolMessage, UserMessage, UserPart
 from aiwrapper._core.validity import repair
-from aiwrapper.dialects._wire_history import BRIDGE
+from aiwrapper.dialects._wire_history import BRIDGE, CallIds
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.testing.logs import PRODUCERS, broken_histories, conversations, logs, messages, user_parts
@@ -68,7 +68,7 @@ def texts_of(body: JsonObject) -> str:
 
 @every_dialect
 @given(log=logs(max_runs=2), options=options(), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_prefix_of_a_log_encodes_to_a_request_without_violations(
     dialect: Dialect, log: list[Entry], options: Options, data: st.DataObject
 ) -> None:
@@ -81,7 +81,7 @@ def test_every_prefix_of_a_log_encodes_to_a_request_without_violations(
 
 @every_dialect
 @given(conversation=conversations(), options=options())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_settled_conversation_encodes_without_a_users_message_too(
     dialect: Dialect, conversation: Conversation, options: Options
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_settled_conversation_encodes_without_a_users_message_too(
 
 @every_dialect
 @given(history=broken_histories(), options=options())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_repaired_history_encodes_to_a_request_without_violations(
     dialect: Dialect, history: Conversation, options: Options
 ) -> None:
@@ -102,7 +102,7 @@ def test_a_repaired_history_encodes_to_a_request_without_violations(
 
 @every_dialect
 @given(conversation=conversations(), options=options())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_longer_conversation_encodes_to_an_extension(
     dialect: Dialect, conversation: Conversation, options: Options
 ) -> None:
@@ -159,3 +159,15 @@ def test_the_bridge_is_never_stored(dialect: Dialect, messages: list[Message], o
     dialect.encode(conversation, options)
 
     assert BRIDGE not in repr(conversation)
+
+
+def test_wire_ids_stay_distinct_when_their_hashes_agree() -> None:
+    """And what an id becomes depends on the ids before it only (L6)."""
+    few, more = CallIds("", 1), CallIds("", 1)
+
+    first = [few[f"r.1.{index}"] for index in range(10)]
+    second = [more[f"r.1.{index}"] for index in range(25)]
+
+    assert first == second[:10]
+    assert 25 == len(set(second))
+    assert first[0] == few["r.1.0"]

@@ -169,6 +169,9 @@ ODD_HOSTS = {
     "arguments before the name": call_chunk(0, call_id="a", arguments="{}")
     + call_chunk(0, name="f")
     + call_chunk(1, call_id="b", name="g", arguments='{"x":1}'),
+    "the id after the arguments": call_chunk(0, arguments="{")
+    + call_chunk(0, call_id="a", name="f", arguments="}")
+    + call_chunk(1, call_id="b", name="g", arguments='{"x":1}'),
     "arguments as an object": call_chunk(0, call_id="a", name="f", arguments={})
     + call_chunk(1, call_id="b", name="g", arguments={"x": 1}),
     "empty strings for what is missing": call_chunk(0, call_id="a", name="f", arguments="")
@@ -220,6 +223,12 @@ def test_an_empty_finish_reason_is_none() -> None:
     body = chunk({"content": "a"}, "") + chunk({"content": "b"}, "") + chunk({"content": ""}, "stop") + DONE
 
     assert [text("a"), text("b"), TurnFinished("r", 1, finish_reason="stop")] == read(OpenAIChat(), body)
+
+
+def test_a_choice_without_a_delta_may_end_the_turn() -> None:
+    body = chunk({"content": "a"}) + event({"choices": [{"finish_reason": "stop"}]})
+
+    assert [text("a"), TurnFinished("r", 1, finish_reason="stop")] == read(OpenAIChat(), body)
 
 
 def test_text_in_the_chunk_with_the_finish_reason_counts() -> None:

@@ -256,7 +256,15 @@ def test_chat_completions_is_read_whole() -> None:
         {"role": "system", "content": "Be brief."},
         {
             "role": "user",
-            "content": ["Look:", {"type": "text", "text": "a cat"}, picture, elsewhere, {"type": "audio"}, 3],
+            "content": [
+                "Look:",
+                {"type": "text", "text": "a cat"},
+                picture,
+                elsewhere,
+                {"type": "audio"},
+                3,
+                {"type": "image_url"},
+            ],
         },
         {
             "role": "assistant",
@@ -298,8 +306,14 @@ def test_messages_are_read_whole() -> None:
     redacted = {"type": "redacted_thinking", "data": "ZGF0YQ=="}
     raw = [
         {"role": "system", "content": "Be brief."},
-        tells(text("Look:"), image, elsewhere, {"type": "document"}),
-        says(THINKING, redacted, text("Hi"), use(given={"a": 1}), {"type": "later"}),
+        tells(
+            text("Look:"),
+            image,
+            elsewhere,
+            {"type": "document"},
+            {"type": "image", "source": {"type": "file"}},
+        ),
+        says(THINKING, redacted, text("Hi"), use(given={"a": 1}), {"type": "later"}, {"type": "thinking"}),
         tells(res(content=[text("a"), image, "b"], is_error=True), text("Go on.")),
         {"role": "user", "content": ["plain", 3]},
     ]
@@ -328,6 +342,15 @@ def test_signed_thinking_of_a_history_goes_back_to_its_producer_and_to_nobody_el
 
     assert THINKING == blocks(CLAUDE)[0]
     assert ["tool_use"] == [block["type"] for block in blocks(None)]
+
+
+def test_a_lone_surrogate_in_somebodys_json_is_survived() -> None:
+    raw = [U, says({**THINKING, "thinking": "\ud800"}, use(given={"a": "\ud800"})), tells(res())]
+
+    history = Anthropic().decode(raw, producer=CLAUDE)
+
+    assert {"C6"} == {violation.rule for violation in validate(history)}
+    is_sound(history)
 
 
 def test_what_is_sent_is_read_back_as_it_was() -> None:
