@@ -53,7 +53,9 @@ class Target:
     settle: Callable[
         [], object
     ]  # after each stop: the next request must be accepted; let the peer come to rest
-    counts: Callable[[], Mapping[str, int]] = lambda: NO_COUNTS  # further columns, read once at the end
+    counts: Callable[[], Mapping[str, int]] = lambda: (
+        NO_COUNTS
+    )  # further columns, read once at the end; each should be 0
 
 
 @attrs.frozen
@@ -96,11 +98,12 @@ class Row:
     counts: Mapping[str, int] = attrs.field(factory=dict)
 
     def keeps(self, limits: Times) -> bool:
-        """Whether both times are within the limits and nothing is left."""
+        """Whether both times are within the limits, nothing is left, and every count is 0."""
         measured = [times for times in (self.caller, self.peer) if times is not None]
         return (
             self.caller is not None
             and not self.left
+            and not any(self.counts.values())
             and all(times.median <= limits.median and times.p95 <= limits.p95 for times in measured)
         )
 
