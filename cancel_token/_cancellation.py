@@ -25,7 +25,7 @@ from _thread import LockType
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from cancel_token._errors import CancelReason
+from cancel_token._errors import CancelReason, trusted_reason
 
 if TYPE_CHECKING:
     from cancel_token._token import CancelToken
@@ -55,7 +55,7 @@ def wake(lock: LockType) -> None:
 def derive(reason: CancelReason) -> CancelReason:
     """What a descendant says of a token that was cancelled for `reason`."""
     cause = reason.cause or reason
-    return CancelReason("parent", cause.message, at=cause.at, cause=cause)
+    return trusted_reason("parent", cause.message, cause.at, cause)
 
 
 class Running:

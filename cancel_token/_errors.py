@@ -47,6 +47,19 @@ class CancelReason:
         return f"{self.message} ({kind})" if self.message else kind
 
 
+def trusted_reason(
+    kind: CancelKind, message: str, at: float | None, cause: CancelReason | None = None
+) -> CancelReason:
+    """Make a reason without validating it: a thread that waits is woken only after `cancel()` has made one."""
+    reason = CancelReason.__new__(CancelReason)
+    set_field = object.__setattr__  # frozen, for everybody else
+    set_field(reason, "kind", kind)
+    set_field(reason, "message", message)
+    set_field(reason, "at", at)
+    set_field(reason, "cause", cause)
+    return reason
+
+
 class Cancelled(BaseException):
     """Work stopped because its token is cancelled.
 

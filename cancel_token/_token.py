@@ -24,7 +24,7 @@ import attrs
 from cancel_token import _origins
 from cancel_token._cancellation import Cancellation, Running, cancel_all, derive, thread_state
 from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
-from cancel_token._errors import Cancelled, CancelReason
+from cancel_token._errors import Cancelled, CancelReason, trusted_reason
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -542,7 +542,7 @@ class CancelToken:
 
     def _cancellation(self, reason: object) -> Cancellation:
         if isinstance(reason, str):
-            return Cancellation(self, CancelReason("user", reason, at=self._now()))
+            return Cancellation(self, trusted_reason("user", reason, self._now()))
         if isinstance(reason, CancelReason):
             # Always an object of its own: its identity says which call has won.
             return Cancellation(
@@ -553,6 +553,14 @@ class CancelToken:
     def _pin(self) -> None:
         """Make the parents hold this token strongly, up to the roots (T-S7)."""
         token = self
+        if len(token._links) == 1 and token._open:  # the quick way for most: pinned already, or below a root
+            parent = token._links[0].parent
+            if token in parent._held:
+                return
+            if not parent._links:
+                parent._held[token] = None
+                if token._open:
+                    return
         others: list[CancelToken] = []
         while True:
             if token._open:
@@ -573,6 +581,12 @@ class CancelToken:
     def _unpin(self) -> None:
         """Let the parents hold this token weakly again if nothing is on it any more, up to the roots."""
         token = self
+        if len(token._links) == 1 and not token._held:  # the quick way for most, as above
+            parent = token._links[0].parent
+            if not parent._links:
+                parent._held.pop(token, None)
+                if not token._held:
+                    return
         others: list[CancelToken] = []
         while True:
             if not token._held:

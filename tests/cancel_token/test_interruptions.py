@@ -100,20 +100,20 @@ def codes_of_package() -> set[CodeType]:
 
 @pytest.fixture(autouse=True)
 def monitored() -> Iterator[None]:
-    if sys.version_info < (3, 12):
+    if sys.version_info >= (3, 12):
+        monitoring, tool = sys.monitoring, 4
+        monitoring.use_tool_id(tool, "injector")
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, Injector.step)
+        codes = codes_of_package()
+        for code in codes:
+            monitoring.set_local_events(tool, code, monitoring.events.INSTRUCTION)
         yield
-        return
-    monitoring, tool = sys.monitoring, 4
-    monitoring.use_tool_id(tool, "injector")
-    monitoring.register_callback(tool, monitoring.events.INSTRUCTION, Injector.step)
-    codes = codes_of_package()
-    for code in codes:
-        monitoring.set_local_events(tool, code, monitoring.events.INSTRUCTION)
-    yield
-    for code in codes:
-        monitoring.set_local_events(tool, code, 0)
-    monitoring.register_callback(tool, monitoring.events.INSTRUCTION, None)
-    monitoring.free_tool_id(tool)
+        for code in codes:
+            monitoring.set_local_events(tool, code, 0)
+        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, None)
+        monitoring.free_tool_id(tool)
+    else:
+        yield
 
 
 def bytecodes(prepare: Callable[[], Callable[[], object]]) -> int:
