@@ -13,7 +13,7 @@ request could hold, becomes U+FFFD.
 
 from typing import Literal, TypeAlias
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from aiwrapper._core.text import well_formed
 
@@ -227,10 +227,6 @@ class Usage:
             reasoning_tokens=_sum(self.reasoning_tokens, other.reasoning_tokens),
             complete=self.complete and other.complete,
         )
-
-    def incomplete(self) -> "Usage":
-        """The same numbers as lower bounds."""
-        return evolve(self, complete=False)
 
 
 def _sum(a: int | None, b: int | None) -> int | None:

@@ -46,8 +46,8 @@ class Versions(Generic[T]):
             # Somebody went on from this version before: this is a branch, with a storage of its own.
             items = {index: items[index] for index in range(place)}
             items[place] = item
-            # list(): another thread may be appending to the storage we leave.
-            places = {known: index for known, index in list(places.items()) if index < place}
+            # copy(): another thread may be appending to the storage we leave, and copying is one operation.
+            places = {known: index for known, index in places.copy().items() if index < place}
         if key is not None:
             places[key] = place
         longer: Versions[T] = Versions.__new__(Versions)
@@ -97,7 +97,7 @@ class Versions(Generic[T]):
         return f"Versions({list(self)!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        keys = {place: key for key, place in list(self._places.items()) if place < self._length}
+        keys = {place: key for key, place in self._places.copy().items() if place < self._length}
         return (_restored, ([(item, keys.get(place)) for place, item in enumerate(self)],))
 
 

@@ -40,7 +40,7 @@ from aiwrapper.testing.logs import PRODUCERS, honest_logs, logs
 PREFIXES = int(os.environ.get("AIWRAPPER_LAW_PREFIXES", "100000"))
 
 NEXT = UserMessageAdded("next", (Text("And now?"),))
-SHORT = settings(max_examples=100, deadline=None)
+SHORT = settings(max_examples=60, deadline=None)
 LONG = settings(max_examples=250, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 
 
