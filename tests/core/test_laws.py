@@ -16,6 +16,9 @@ from aiwrapper._core.conversation import (
     Conversation,
     State,
     append,
+    continue_,
+    fold,
+    move_head,
     settle,
     step,
 )
@@ -185,6 +188,21 @@ def test_a_law_holds_at_every_prefix_of_what_our_drivers_write(law: Callable[[Pr
             law(prefix)
 
     holds()
+
+
+@settings(SHORT, max_examples=30)
+@given(logs())
+def test_going_on_and_trying_again_are_accepted_from_every_message(log: list[Entry]) -> None:
+    """C13: `continue_` from any message of any branch, and another answer to it."""
+    conversation = settle(fold(log))
+    for message in conversation.all_messages:
+        again = move_head(conversation, message.id)
+        asked = continue_(again)
+        for ways in WAYS:
+            for dialect, options in ways:
+                assert [] == dialect.violations(dialect.encode(again, options))
+                if asked is not None:
+                    assert [] == dialect.violations(dialect.encode(append(again, asked), options))
 
 
 def letters(text: str) -> str:
