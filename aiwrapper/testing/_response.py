@@ -53,7 +53,8 @@ class Response:
         """
         framing = self._delivery.framing
         at_middle = self._holds.pending("mid_body")
-        if at_middle or framing == "length":
+        length = 0
+        if at_middle or framing == "length":  # both have to know the length; all else is sent as it is made
             events = list(events)
             length = sum(map(len, events))
             self._middle = length // 2 if at_middle else None

@@ -11,9 +11,8 @@ One thread accepts, one more serves each connection; all of them end in `close`.
 import json
 import ssl
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from attrs import frozen
@@ -31,9 +30,7 @@ from aiwrapper.testing._wire import PeerGone, ServerStopped, Wire
 from aiwrapper.testing.rendering import PROVIDERS, DialectName
 from aiwrapper.testing.scripts import DEFAULT_TURN, Answer, Delivery, HttpError, Raw, Turn
 
-_DIALECTS: MappingProxyType[DialectName, Dialect] = MappingProxyType(
-    {"openai_chat": OpenAIChat(), "anthropic": Anthropic()}
-)
+_DIALECTS: Mapping[DialectName, Dialect] = {"openai_chat": OpenAIChat(), "anthropic": Anthropic()}
 _JSON = ("content-type", "application/json")
 _EVENTS = ("content-type", "text/event-stream; charset=utf-8")
 _REFUSED = Delivery(framing="length")

@@ -375,3 +375,48 @@ def test_a_client_that_does_not_trust_it_is_noted(secure: FakeProvider) -> None:
     (connection,) = secure.connections
     assert connection.closed.wait(PATIENCE_SECONDS)
     assert connection.failure is not None or connection.hung_up.is_set()
+
+
+def test_a_request_and_a_farewell_in_one_segment_are_both_seen(
+    secure: FakeProvider, trusting: ssl.SSLContext
+) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    with socket.create_connection(secure.address) as sock:
+        while True:
+            try:
+                client.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+            else:
+                break
+        client.write(request_bytes(secure))
+        with pytest.raises(ssl.SSLWantReadError):
+            client.unwrap()
+        sock.sendall(outgoing.read())
+
+        assert secure.wait_for_requests(1, timeout_seconds=PATIENCE_SECONDS)
+        assert secure.connections[0].hung_up.wait(PATIENCE_SECONDS)
+    assert secure.connections[0].hung_up_how == "fin"
+    assert secure.requests[0].json() == good_body(secure)
+
+
+def test_a_paced_event_of_a_megabyte_goes_out_at_once(fake: FakeProvider) -> None:
+    turn = Turn((Say(("x" * 1_000_000, "y")),), delivery=Delivery(events_per_second=1_000_000))
+    fake.add(turn)
+
+    assert post(fake).content == render(turn, fake.dialect)
+
+
+def test_a_script_can_be_held_at_the_end_of_a_paced_body(fake: FakeProvider) -> None:
+    fake.add(Turn((Say(["x"] * 20),), delivery=Delivery(events_per_second=1_000_000)))
+    hold = fake.hold_at("end")
+    posting = threading.Thread(target=post, args=(fake,))
+    posting.start()
+
+    assert hold.reached.wait(PATIENCE_SECONDS)
+    assert hold.request is not None
+    assert not hold.request.done.is_set()
+    hold.release()
+    posting.join()

@@ -111,7 +111,14 @@ def test_a_request_body_in_chunks_is_read(fake: FakeProvider) -> None:
     assert content == fake.requests[0].body
 
 
-@pytest.mark.parametrize("bad", [b"hello\r\n\r\n", b"POST /v1 HTTP/1.1\r\ncontent-length: x\r\n\r\n"])
+NO_HTTP = {
+    "words": b"hello\r\n\r\n",
+    "no length": b"POST /v1 HTTP/1.1\r\ncontent-length: x\r\n\r\n",
+    "a long line": b"POST /v1 HTTP/1.1\r\nx: " + b"y" * 65_537 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("bad", NO_HTTP.values(), ids=NO_HTTP.keys())
 def test_what_is_no_http_ends_the_connection_and_is_noted(fake: FakeProvider, bad: bytes) -> None:
     with socket.create_connection(fake.address) as sock:
         sock.sendall(bad)
@@ -448,3 +455,32 @@ def test_a_signature_of_the_script_is_known_to_the_fake_that_gave_it() -> None:
 
     assert [response.status_code for response in (before, also_before, after)] == [400, 400, 200]
     assert "`data`" in also_before.json()["error"]["message"]
+
+
+def test_a_body_that_is_no_stream_says_what_the_model_said_even_if_it_is_no_json() -> None:
+    turn = Turn((Call("f", ('{"cut',)),), usage=None)
+    with FakeProvider("anthropic", [turn]) as fake:
+        answered = post(fake, good_body(fake) | {"stream": False})
+
+    (block,) = answered.json()["content"]
+    assert block["input"] == '{"cut'
+    assert "usage" not in answered.json()
+
+
+def test_a_body_that_is_no_stream_can_keep_its_usage_to_itself() -> None:
+    with FakeProvider("openai_chat", [Turn((Say(("Hi",)),), usage=None)]) as fake:
+        answered = post(fake, good_body(fake) | {"stream": False})
+
+    assert "usage" not in answered.json()
+
+
+def test_interleaved_calls_end_where_something_else_is_said() -> None:
+    turn = Turn(
+        (Call("f", ("{", "}")), Call("g", ("{}",)), Say(("so",)), Call("h", ("{}",))), interleaved=True
+    )
+
+    body = render(turn, "openai_chat").decode()
+
+    assert [body.index(word) for word in ('"f"', '"g"', '"so"', '"h"')] == sorted(
+        body.index(word) for word in ('"f"', '"g"', '"so"', '"h"')
+    )
