@@ -138,7 +138,8 @@ class OpenAIChatStream:
             choice = choices[0]
             delta = choice.delta
             if (
-                choice.finish_reason is None
+                chunk.error is None
+                and choice.finish_reason is None
                 and choice.index == 0
                 and delta is not None
                 and type(delta.content) is str

@@ -1,6 +1,8 @@
 """JSON from providers, read the same way by every dialect."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -15,15 +17,22 @@ JSON_ERRORS: Final = (msgspec.DecodeError, UnicodeEncodeError, RecursionError)
 _SHOWN_CHARACTERS = 200
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
 
-_ERROR_KINDS: dict[str, ErrorKind] = {
-    "overloaded_error": "overloaded",
-    "overloaded": "overloaded",
-    "server_overloaded": "overloaded",
-    "rate_limit_error": "rate_limit",
-    "rate_limit_exceeded": "rate_limit",
-    "authentication_error": "authentication",
-    "invalid_api_key": "authentication",
-}
+_ERROR_KINDS: Final[Mapping[str, ErrorKind]] = MappingProxyType(
+    {
+        "overloaded_error": "overloaded",
+        "overloaded": "overloaded",
+        "server_overloaded": "overloaded",
+        "503": "overloaded",
+        "529": "overloaded",
+        "rate_limit_error": "rate_limit",
+        "rate_limit_exceeded": "rate_limit",
+        "429": "rate_limit",
+        "authentication_error": "authentication",
+        "invalid_api_key": "authentication",
+        "401": "authentication",
+    }
+)
+"""By an error's `type` or `code`, which some hosts make an HTTP status."""
 
 
 def decode_broken(decoder: "msgspec.json.Decoder[T]", data: str, error: Exception) -> T:
@@ -84,8 +93,8 @@ def error_message(value: Any) -> str:  # Any: whatever JSON a provider calls an 
 
 def stream_error(error: Any) -> ModelCallError:  # Any: as above
     """The error that a provider reports in its stream."""
-    words = [error.get(key) for key in ("type", "code")] if isinstance(error, dict) else []
-    kinds = [_ERROR_KINDS[word] for word in words if isinstance(word, str) and word in _ERROR_KINDS]
+    words = [str(error.get(key)) for key in ("type", "code")] if isinstance(error, dict) else []
+    kinds = [_ERROR_KINDS[word] for word in words if word in _ERROR_KINDS]
     message = error_message(error) or "an error without words"
     return ModelCallError(f"the provider reported: {message}", kind=kinds[0] if kinds else "provider")
 

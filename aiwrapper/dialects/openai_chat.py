@@ -63,6 +63,8 @@ class OpenAIChat:
     def encode(self, conversation: Conversation, options: Options, /) -> JsonObject:
         """The body of the request that asks for the next turn.
 
+        A budget for thinking has no place in it: hosts take an effort, if anything, through `options.extra`.
+
         Raises:
             ValueError: `options.extra` or a tool's parameters are no JSON object.
         """

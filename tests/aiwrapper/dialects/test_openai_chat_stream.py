@@ -315,6 +315,8 @@ def test_null_usage_is_none() -> None:
         ({"message": "Slow down", "code": "rate_limit_exceeded"}, "rate_limit", "Slow down"),
         ({"message": "Busy", "type": "overloaded_error", "code": 529}, "overloaded", "Busy"),
         ("out of memory", "provider", "out of memory"),
+        ({"message": "Too many", "code": 429}, "rate_limit", "Too many"),
+        ({"message": "No capacity", "type": ["odd"], "code": "503"}, "overloaded", "No capacity"),
         ({"metadata": {"raw": 1}}, "provider", "without words"),
     ],
 )
