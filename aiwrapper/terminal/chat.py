@@ -76,9 +76,9 @@ def chat(options: argparse.Namespace) -> int:
             conversation=conversation,
         )
         _Chat(agent, console, view).run(_Terminal() if sys.stdin.isatty() else _Pipe(console))
-    console.print(
-        Text(f"Go on with this: aiwrapper chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}", style="dim")
-    )
+    if agent.conversation.head is not None:
+        again = f"Go on with this: aiwrapper chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}"
+        console.print(Text(again, style="dim"))
     return 0
 
 

@@ -37,7 +37,7 @@ def find_chat(store: Store, beginning: str) -> ConversationSummary:
     Raises:
         AiwrapperError: there is none, or more than one.
     """
-    found = [summary for summary in store.list() if summary.id.startswith(beginning)]
+    found = [summary for summary in _begun(store) if summary.id.startswith(beginning)]
     if not found:
         raise AiwrapperError(
             f"no conversation has an id that begins with {beginning!r}: see `aiwrapper chats`"
@@ -51,10 +51,15 @@ def find_chat(store: Store, beginning: str) -> ConversationSummary:
     return found[0]
 
 
+def _begun(store: Store) -> list[ConversationSummary]:
+    """The conversations in which something was said, the one written last first."""
+    return [summary for summary in store.list() if summary.title or summary.preview]
+
+
 def list_chats(given: Path | None) -> int:
     """Print the conversations, the one written last first."""
     with Store(store_path(given)) as store:
-        summaries = store.list()
+        summaries = _begun(store)
     console = Console()
     if not summaries:
         console.print("No conversations yet. Begin one with: aiwrapper chat")

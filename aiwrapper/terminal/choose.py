@@ -75,10 +75,13 @@ def choose(
         return Choice(Lang.local(local, model=path.stem, extra=SAMPLING), f"{path.stem} on this computer")
 
     place = _place(host, environment)
+    try:
+        remote = RemoteHost(place.base_url, place.api_key)
+    except ValueError as error:  # a base URL that is none, or a key that was not copied whole
+        raise NoModel(f"{place.name}: {error}") from error
     if model is None:
         model = _only_model(place, token)
-    lang = Lang(model=model, dialect=place.dialect, host=RemoteHost(place.base_url, place.api_key))
-    return Choice(lang, f"{model} at {place.name}")
+    return Choice(Lang(model=model, dialect=place.dialect, host=remote), f"{model} at {place.name}")
 
 
 @frozen
@@ -122,10 +125,13 @@ def _place(host: str, environment: Mapping[str, str]) -> _Place:
 def _ollama_url(value: str) -> str:
     """What Ollama's own client makes of `OLLAMA_HOST`: scheme and port may be missing, and 0.0.0.0 is here."""
     parts = urlsplit(value if "://" in value else f"http://{value}")
-    name = parts.hostname or "127.0.0.1"
+    try:
+        name, port = parts.hostname or "127.0.0.1", parts.port or 11434
+    except ValueError as error:
+        raise NoModel(f"OLLAMA_HOST is {value!r}, which is no address: {error}") from error
     if name == "0.0.0.0":
         name = "127.0.0.1"
-    return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}:{parts.port or 11434}/v1"
+    return f"{parts.scheme}://{f'[{name}]' if ':' in name else name}:{port}/v1"
 
 
 def _only_model(place: _Place, token: CancelToken) -> str:

@@ -124,6 +124,8 @@ def test_a_second_terminal_on_the_same_conversation_is_told_so(
 ) -> None:
     with chat(provider, tmp_path) as first:
         first.wait_for_prompt()
+        first.type("Hello")
+        first.wait_for_prompt()
         with chat(provider, tmp_path, "--continue") as second:
             second.wait_for("open in another terminal")
 
