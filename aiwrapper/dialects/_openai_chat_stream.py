@@ -130,7 +130,7 @@ class OpenAIChatStream:
         try:
             chunk = _decode(event.data)
         except JSON_ERRORS as error:
-            if event.data == "[DONE]":
+            if event.data.strip() == "[DONE]":
                 return self._done()
             chunk = decode_broken(_CHUNK, event.data, error)
         choices = chunk.choices
@@ -143,12 +143,11 @@ class OpenAIChatStream:
                 and choice.index == 0
                 and delta is not None
                 and type(delta.content) is str
+                and delta.content
                 and delta.tool_calls is None
                 and delta.reasoning_content is None
                 and delta.reasoning is None
             ):  # nearly every event of an answer: a piece of text and nothing else
-                if not delta.content:
-                    return ()
                 self._has_text = True
                 return (TextPiece(delta.content),)
         return self._deltas(chunk)

@@ -97,6 +97,7 @@ def test_the_parts_of_mistrals_reasoning_models_are_read() -> None:
 
 def test_a_refusal_is_what_the_model_says() -> None:
     assert [text("No.")] == shown(chunk({"refusal": "No.", "content": None}) + END)
+    assert [text("No.")] == shown(chunk({"refusal": "No.", "content": ""}) + END)
 
 
 def test_empty_pieces_say_nothing() -> None:
@@ -261,6 +262,12 @@ def test_done_alone_is_no_answer() -> None:
 
 def test_done_twice_is_done_once() -> None:
     assert [TurnFinished("r", 1, finish_reason="stop")] == read(OpenAIChat(), chunk({}, "stop"), DONE, DONE)
+
+
+def test_blanks_around_done_do_not_matter() -> None:
+    assert [TurnFinished("r", 1, finish_reason="stop")] == read(
+        OpenAIChat(), chunk({}, "stop") + b"data:  [DONE] \n\n", ends=False
+    )
 
 
 def usage_entry(*, complete: bool, **counts: int) -> UsageReported:
