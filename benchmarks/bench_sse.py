@@ -292,7 +292,7 @@ def main() -> int:
             f"{name:12}floor {best['floor']:6.2f}   ours {best['ours']:6.2f}   official {best['official']:7.2f}"
         )
         print(f"{'':12}{over:.1f} x the floor (limit {FLOOR_LIMIT}), ", end="")
-        print(f"{faster:.0f} x faster than the official client (limit {CLIENT_LIMITS[name]:.0f})\n")
+        print(f"{faster:.1f} x faster than the official client (limit {CLIENT_LIMITS[name]:.0f})\n")
         kept = kept and over <= FLOOR_LIMIT and faster >= CLIENT_LIMITS[name]
 
     print("growth: microseconds per item, by number of items")
