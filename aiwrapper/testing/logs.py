@@ -367,24 +367,28 @@ def assistant_parts() -> st.SearchStrategy[AssistantPart]:
     """Parts of an answer from elsewhere, sound or broken."""
     text = _TEXT | st.just("")
     call_ids = st.sampled_from(("c1", "c2", "c3"))
+    calls = st.builds(
+        ToolCall,
+        call_ids,
+        st.sampled_from(_NAMES),
+        arguments=st.sampled_from(_OBJECTS + _NO_OBJECTS),
+        provider_id=st.none() | call_ids,
+    )
     return st.one_of(
         text.map(Text),
         st.builds(Reasoning, text, complete=st.booleans(), opaque=st.none() | _PRODUCER.flatmap(_opaque)),
-        st.builds(
-            ToolCall,
-            call_ids,
-            st.sampled_from(_NAMES),
-            arguments=st.sampled_from(_OBJECTS + _NO_OBJECTS),
-            provider_id=st.none() | call_ids,
-        ),
+        calls,
     )
 
 
 def messages() -> st.SearchStrategy[Message]:
     """One message from elsewhere, sound or broken. Their ids are all `m`; see `broken_histories`."""
     results = st.builds(ToolResult, st.sampled_from(("c1", "c2", "c3", "c4")), _RESULT_TEXT, outcome=_OUTCOME)
+    batch = tuple(ToolCall(f"c{number}", "f", arguments="{}") for number in (1, 2, 3))
     return st.one_of(
         st.builds(UserMessage, st.just("m"), user_parts()),
+        # Several sound calls: there is most to break in what answers them.
+        _PRODUCER.map(lambda producer: AssistantMessage("m", batch, producer=producer)),
         st.builds(
             AssistantMessage,
             st.just("m"),

@@ -717,18 +717,21 @@ def test_a_conversation_of_10_000_messages_is_one_storage() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 3))))
 @example([(0, 0), (0, 1), (0, 0)])
+@example([(0, 0), (0, 1), (2, 2)])  # a key of the branch that was left
 def test_versions_are_tuples_that_share(steps: list[tuple[int, int]]) -> None:
     """Against plain tuples: going on from any version, newest or not, never changes another."""
     versions: list[tuple[Versions[int], tuple[int, ...]]] = [(Versions(), ())]
+    keys: set[str] = set()
     for origin, item in steps:
         version, twin = versions[origin % len(versions)]
-        key = f"{len(twin)}"
+        key = f"{len(twin)}: {item}"
+        keys.add(key)
         versions.append((version.appended(item, key), (*twin, item)))
         for known, expected in versions:
+            found = {f"{place}: {item}": item for place, item in enumerate(expected)}
             assert expected == tuple(known)
             assert len(expected) == len(known)
-            assert [known.get(f"{place}") for place in range(len(expected))] == list(expected)
-            assert known.get(f"{len(expected)}") is None
+            assert {key: found.get(key) for key in keys} == {key: known.get(key) for key in keys}
             assert Versions(expected) == known
             assert (known == version) == (expected == twin)
             assert known == pickle.loads(pickle.dumps(known))

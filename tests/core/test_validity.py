@@ -241,6 +241,15 @@ def test_repeated_call_ids_become_different_ones() -> None:
     assert [("c1", "first"), ("c1'", "second")] == pairs
 
 
+def test_a_result_belongs_to_the_nearest_call_with_its_id() -> None:
+    repaired = mended(model(call("c1")), model(call("c1"), id="b"), tools(result("c1", "real")))
+    outcomes = [
+        r.outcome for message in repaired if isinstance(message, ToolMessage) for r in message.results
+    ]
+
+    assert ["interrupted_running", "returned"] == outcomes
+
+
 def test_a_cut_call_is_shown_and_called_no_more() -> None:
     """C6: nor is its synthetic result kept, there is nothing to answer."""
     cut = mended(user(), model(Text("Well"), call("c1", '{"a')), tools(result("c1", "?", "not_started")))
