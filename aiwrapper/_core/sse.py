@@ -1,6 +1,6 @@
 """Bytes to server-sent events, after the WHATWG standard.
 
-Section 9.2.5 and 9.2.6 of https://html.spec.whatwg.org/multipage/server-sent-events.html, read 2026-11-23.
+Section 9.2.5 and 9.2.6 of https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
 Invariants, each with a test in tests/core/test_sse.py:
 

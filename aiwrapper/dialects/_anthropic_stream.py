@@ -1,7 +1,8 @@
 """Anthropic Messages: the stream of one turn.
 
-https://platform.claude.com/docs/en/build-with-claude/streaming, read 2026-11-23. The page reserves the right to
-add kinds of events, blocks and deltas: what we do not know is ignored. A block is finished by its
+The provider describes it at https://platform.claude.com/docs/en/build-with-claude/streaming; checked here by the official
+client (`anthropic` 2.12), not against the live service. New kinds of events, blocks and deltas may come at any time:
+what we do not know is ignored. A block is finished by its
 `content_block_stop`, a turn by `message_stop`.
 
 Thinking is kept byte for byte: the payload of a block is made of exactly the strings that arrived, and exists

@@ -1,7 +1,7 @@
 """OpenAI Chat Completions: the stream of one turn.
 
-https://platform.openai.com/docs/api-reference/chat-streaming, read 2026-11-23, and what compatible hosts make of
-it. A call is finished when the `finish_reason` comes, and not before: the next index begins when the model has
+The provider describes it at https://platform.openai.com/docs/api-reference/chat-streaming; checked here by the official
+client (`openai` 3.54), not against the live service. A call is finished when the `finish_reason` comes, and not before: the next index begins when the model has
 said a call, but a stream cut there cannot be told from one that would have gone on (C6).
 
 What odd hosts do, each with a test: every call has the index 0; a whole call comes in one chunk; ids are

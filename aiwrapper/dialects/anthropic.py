@@ -1,6 +1,7 @@
 """Anthropic Messages.
 
-https://platform.claude.com/docs/en/api/messages, read 2026-11-23; what it refuses is in `_anthropic_rules.py`.
+The provider describes it at https://platform.claude.com/docs/en/api/messages; what we send is checked by the types of the
+official client (`anthropic` 2.12), not against the live service. What it refuses is in `_anthropic_rules.py`.
 """
 
 from collections.abc import Sequence

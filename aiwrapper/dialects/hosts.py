@@ -1,6 +1,7 @@
 """Who speaks which dialect, where, and in whose environment variable its key is looked for.
 
-Only a table: it reads no environment. The addresses are from the hosts' own pages, read 2026-11-23.
+Only a table: it reads no environment. The addresses are those that other clients of these hosts use, as far as they
+could be compared in November 2026 (Fireworks and Moonshot could not); none was called.
 A host that is missing needs no entry: `Lang.openai_like(base_url=...)`.
 """
 
@@ -35,7 +36,8 @@ _PLAIN = OpenAIChat(max_tokens_field="max_tokens")
 
 _REASONING_BACK = OpenAIChat(max_tokens_field="max_tokens", reasoning_back=True)
 
-# Mistral refuses fields it does not know, and tells its usage unasked, in the last chunk.
+# Mistral refuses fields it does not know, `stream_options` among them (yetone/avante.nvim#2347, dnakov/anon-kode#53),
+# and tells its usage unasked, in the last chunk.
 _MISTRAL = OpenAIChat(max_tokens_field="max_tokens", usage_option=False, nine_character_ids=True)
 
 HOSTS: Final[Mapping[str, Host]] = MappingProxyType(

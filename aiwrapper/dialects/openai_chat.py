@@ -1,6 +1,7 @@
 """OpenAI Chat Completions, and every host that speaks it.
 
-https://platform.openai.com/docs/api-reference/chat, read 2026-11-23. What hosts want differently is a field of
+The provider describes it at https://platform.openai.com/docs/api-reference/chat; what we send is checked by the types of
+the official client (`openai` 3.54), not against the live service. What hosts want differently is a field of
 `OpenAIChat`; who wants what says hosts.py.
 """
 
