@@ -1,9 +1,9 @@
 """Anthropic Messages: the stream of one turn.
 
-The provider describes it at https://platform.claude.com/docs/en/build-with-claude/streaming; checked here by the official
-client (`anthropic` 2.12), not against the live service. New kinds of events, blocks and deltas may come at any time:
-what we do not know is ignored. A block is finished by its
-`content_block_stop`, a turn by `message_stop`.
+The provider describes it at https://platform.claude.com/docs/en/build-with-claude/streaming; checked here by
+the official client (`anthropic` 2.12), not against the live service. New kinds of events, blocks and deltas may
+come at any time: what we do not know is ignored. A block is finished by its `content_block_stop`, a turn by
+`message_stop`.
 
 Thinking is kept byte for byte: the payload of a block is made of exactly the strings that arrived, and exists
 only if its `content_block_stop` and a signature did (A6).

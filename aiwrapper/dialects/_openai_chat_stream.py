@@ -1,8 +1,9 @@
 """OpenAI Chat Completions: the stream of one turn.
 
-The provider describes it at https://platform.openai.com/docs/api-reference/chat-streaming; checked here by the official
-client (`openai` 3.54), not against the live service. A call is finished when the `finish_reason` comes, and not before: the next index begins when the model has
-said a call, but a stream cut there cannot be told from one that would have gone on (C6).
+The provider describes it at https://platform.openai.com/docs/api-reference/chat-streaming; checked here by the
+official client (`openai` 3.54), not against the live service. A call is finished when the `finish_reason`
+comes, and not before: the next index begins when the model has said a call, but a stream cut there cannot be
+told from one that would have gone on (C6).
 
 What odd hosts do, each with a test: every call has the index 0; a whole call comes in one chunk; ids are
 missing, repeated, or new in every chunk; the name comes again in every chunk, or late; the `finish_reason` is

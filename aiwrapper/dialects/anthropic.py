@@ -1,7 +1,8 @@
 """Anthropic Messages.
 
-The provider describes it at https://platform.claude.com/docs/en/api/messages; what we send is checked by the types of the
-official client (`anthropic` 2.12), not against the live service. What it refuses is in `_anthropic_rules.py`.
+The provider describes it at https://platform.claude.com/docs/en/api/messages; what we send is checked by the
+types of the official client (`anthropic` 2.12), not against the live service. What it refuses is in
+`_anthropic_rules.py`.
 """
 
 from collections.abc import Sequence

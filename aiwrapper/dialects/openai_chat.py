@@ -1,8 +1,8 @@
 """OpenAI Chat Completions, and every host that speaks it.
 
-The provider describes it at https://platform.openai.com/docs/api-reference/chat; what we send is checked by the types of
-the official client (`openai` 3.54), not against the live service. What hosts want differently is a field of
-`OpenAIChat`; who wants what says hosts.py.
+The provider describes it at https://platform.openai.com/docs/api-reference/chat; what we send is checked by the
+types of the official client (`openai` 3.54), not against the live service. What hosts want differently is a
+field of `OpenAIChat`; who wants what says hosts.py.
 """
 
 from collections.abc import Sequence
