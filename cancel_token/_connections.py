@@ -17,9 +17,7 @@ import io
 import queue
 import socket
 import sys
-import time
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import urllib3
@@ -33,72 +31,13 @@ from urllib3.exceptions import (
 from urllib3.util.connection import allowed_gai_family
 from urllib3.util.timeout import Timeout
 
+from cancel_token._lines import Line, PoolQueue, bound_token
 from cancel_token._token import CancelToken
-from cancel_token.sockets import SocketHook, connect_hooked, raise_stop
+from cancel_token.sockets import connect_hooked, raise_stop
 
 # What one read may bring at most. Hand-picked: a TLS record carries 16 KiB, a fast loopback stream fills four of them;
 # the buffer is one allocation for each response being read, whose pages cost nothing until they are filled.
 READ_BYTES = 65_536
-
-_bound: ContextVar[CancelToken | None] = ContextVar("cancel_token.http", default=None)
-
-
-def bound_token() -> CancelToken:
-    """Return the token that requests of this context obey: `never()` where none is bound."""
-    token = _bound.get()
-    return CancelToken.never() if token is None else token
-
-
-@contextlib.contextmanager
-def use_token(token: CancelToken) -> Iterator[None]:
-    """Let every request inside the `with` block obey `token`, wherever in the call tree it is made.
-
-    It reaches all code that sends through a `CancellableAdapter` and knows nothing of tokens, in this thread or task;
-    a new thread starts without it unless it runs in a copy of the context. `token=` of a single request goes before
-    it. The innermost block counts alone: use `CancelToken.any(...)` or a child to obey an outer one, too.
-
-    Args:
-        token: The token to obey. `CancelToken.never()` shields from an outer block.
-    """
-    reset = _bound.set(token)
-    try:
-        yield
-    finally:
-        _bound.reset(reset)
-
-
-class Line:
-    """The hook of one connection, the token that may pull it now, and those who hold it."""
-
-    __slots__ = ("_holders", "hook", "token")
-
-    def __init__(self, hook: SocketHook, token: CancelToken) -> None:
-        self.hook = hook
-        self.token: CancelToken | None = token  # the hook is bound to it; None: to none
-        self._holders: dict[
-            int, None
-        ] = {}  # a dict for its atomic pop: a finalizer may let go at any bytecode
-
-    def bind(self, token: CancelToken) -> None:
-        """Belong to `token`'s request from now on."""
-        if self.token is not token:
-            self.token = token
-            self.hook.bind(token)
-
-    def release(self) -> bool:
-        """Belong to no request; say whether the connection may carry another one."""
-        self.token = None
-        return self.hook.release()
-
-    def hold(self, holder: object) -> None:
-        """Keep the hook open until `holder` lets go."""
-        self._holders[id(holder)] = None
-
-    def let_go(self, holder: object) -> None:
-        """Close the hook if nobody else holds it. May be called twice."""
-        self._holders.pop(id(holder), None)
-        if not self._holders:
-            self.hook.close()
 
 
 class _CheckedSocket(io.RawIOBase):
@@ -283,49 +222,6 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
 
 class HTTPSConnection(HTTPConnection, urllib3.connection.HTTPSConnection):
     """The same with TLS: the hook sits on the TCP socket, below every layer."""
-
-
-class PoolQueue(queue.LifoQueue[Any]):  # Any: connections or None, as urllib3 has it
-    """A pool's queue whose blocking `get` obeys the token."""
-
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
-        self._waiting: dict[queue.SimpleQueue[None], None] = {}
-
-    def _put(self, item: Any) -> None:
-        super()._put(item)
-        # All are woken, one gets it: so a waiter who leaves in this moment takes no wake-up away with him.
-        for bell in tuple(self._waiting):
-            bell.put(None)
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Take the newest connection, waiting for one until the token is cancelled.
-
-        After a stop it raises Empty, which the adapter reports as the stop. A `Cancelled` from here would let urllib3
-        return to the pool a connection that was never taken.
-        """
-        try:
-            return super().get(block=False)
-        except queue.Empty:
-            if not block:
-                raise
-        token = bound_token()
-        give_up_at = None if timeout is None else time.monotonic() + timeout
-        bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # no Condition: a signal handler may ring it
-        self._waiting[bell] = None
-        try:
-            with token.on_cancel(bell.put, None):
-                while True:
-                    try:
-                        return super().get(block=False)
-                    except queue.Empty:
-                        if token.cancelled:
-                            raise
-                        bell.get(
-                            timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
-                        )
-        finally:
-            self._waiting.pop(bell, None)
 
 
 class HTTPConnectionPool(urllib3.HTTPConnectionPool):

@@ -711,3 +711,31 @@ def test_a_key_goes_before_netrc_and_shows_nowhere(
     assert key == copy.copy(key)
     assert key != BearerAuth("other")
     assert hash(key) == hash(BearerAuth("sk-secret"))
+
+
+def test_an_upload_that_sees_the_flag_before_the_hooks_turn_is_reset(
+    server: StallingServer, session: Session
+) -> None:
+    """T-N6: state comes before callbacks (T-S1); the sender may close before the hook has run, with data unsent."""
+    server.phase = "upload"
+    token = CancelToken()
+    closed = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield bytes(2 * 1024 * 1024)  # fits into both sides' buffers, not into the receiver's
+        token.wait()  # flagged, and the first callback holds the hook's up
+        yield b"more"
+
+    def upload() -> None:
+        try:
+            session.post(server.url, data=pieces(), token=token)
+        finally:
+            closed.set()
+
+    call = Call(upload)
+    server.stalled.get()
+    token.on_cancel(closed.wait)  # newest first: before the hook's
+    token.cancel()
+    server.hang_ups.get()
+
+    assert isinstance(call.join().error, Cancelled)
