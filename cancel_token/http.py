@@ -21,8 +21,8 @@ import urllib3.exceptions
 from urllib3.util.retry import Retry
 
 from cancel_token._connections import POOLS, READ_BYTES
-from cancel_token._connections import bound_token as bound_token
-from cancel_token._connections import use_token as use_token
+from cancel_token._lines import bound_token as bound_token
+from cancel_token._lines import use_token as use_token
 from cancel_token._token import CancelToken
 from cancel_token.sockets import raise_stop
 
