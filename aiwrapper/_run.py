@@ -20,6 +20,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from aiwrapper._audience import Audience, SinkFailed
 from aiwrapper._core.agent import AgentMachine, Finished, Step
 from aiwrapper._core.conversation import CallReport, Conversation, State, run_report
 from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError, StoreError
@@ -94,10 +95,6 @@ class RunResult:
     subscriber_errors: tuple[BaseException, ...] = ()
 
 
-class _SinkFailed(Exception):
-    """The sink did not take an entry; the cause says why."""
-
-
 class Run:
     """One run. Made by an agent, driven by a driver; all methods but `stop` belong to the driver's thread.
 
@@ -133,15 +130,16 @@ class Run:
         self._user_message = (
             None if user_message is None else evolve(user_message, parent_id=state.conversation.head_id)
         )
-        self._sink = sink
-        self._subscribers = list(subscribers)
+        self._audience = Audience(sink, subscribers)
+        self._before = state  # what the entry that is being told came after
+        self._ending: TerminalEntry | None = None
+        self._is_settled = False
         self._now = now
         self._settled = settled
         self._lock = threading.RLock()  # orders `_machine`'s next state and the stop's arrival
         self._where: StopWhere = "before_start"
         self._stopped_where: StopWhere | None = None
         self._abandoned: list[ToolCall] = []
-        self._subscriber_errors: list[BaseException] = []
         self._error: Exception | None = None
         self._foreign: Cancelled | None = None  # not our stop, so it has to go on
         self._begun_at = self.token.clock.now()
@@ -174,11 +172,7 @@ class Run:
         Raises:
             Cancelled: it has been stopped already.
         """
-        try:
-            if self._user_message is not None:
-                self.append_closing(self._user_message)
-        finally:  # so that there is a run that can end
-            self.append_closing(RunStarted(self.run_id, at=self._now()))
+        self._go_on_beginning()
         self.token.check()
         self.doing("between_steps")
 
@@ -188,21 +182,11 @@ class Run:
         Raises:
             Cancelled: the stop has passed; the entry has not happened.
         """
-        before = self._machine.state
-        with self._lock:
-            stopped = self.token.cancelled
-            if not stopped:
-                self._machine.append(entry)
-        if stopped:
-            self.token.check()
-        self._tell(entry, before)
+        self._accept(entry, also_when_stopped=False)
 
     def append_closing(self, entry: Entry) -> None:
         """Append an entry that a stop does not keep out: it says what has happened already."""
-        before = self._machine.state
-        with self._lock:
-            self._machine.append(entry)
-        self._tell(entry, before)
+        self._accept(entry, also_when_stopped=True)
 
     def abandon(self, call: ToolCall) -> None:
         """Report a call whose thread is left behind."""
@@ -213,7 +197,7 @@ class Run:
         try:
             self.token.cancel(CancelReason(kind, message))
         except BaseExceptionGroup as group:  # of a tool's own callbacks; all have run
-            self._subscriber_errors.append(group)
+            self._audience.errors.append(group)
 
     def interrupt(self, error: BaseException) -> None:
         """Stop what the run has going on, because of an exception that is on its way through the driver."""
@@ -250,15 +234,21 @@ class Run:
         Returns:
             Whether that is all. False: the exception was not ours, and has to go on.
         """
-        if self.ended:  # it came out of the telling of the end
-            return isinstance(error, _SinkFailed)
+        if self._ending is not None:  # it interrupted the end
+            self._finish_ending()
+            return False
+        try:
+            self._resume()
+            self._go_on_beginning()  # so that there is a run that can end
+        except SinkFailed as failed:
+            self._error = _cause(failed)
+            self._go_on_beginning()
         match error:
             case Cancelled() if self.token.cancelled and error is not self._foreign:
                 self._stopped()
                 return True
-            case _SinkFailed():
-                cause = error.__cause__
-                assert isinstance(cause, Exception)
+            case SinkFailed():
+                cause = _cause(error)
                 self._fail(_kind(cause), cause)
                 return True
             case ModelCallError():
@@ -274,11 +264,8 @@ class Run:
 
     def close(self, error: BaseException) -> None:
         """End the run if it has not ended: an exception came before its first step, or while it was being ended."""
-        if self.ended:
-            return
-        if self.state.run is None:
-            self.append_closing(RunStarted(self.run_id, at=self._now()))
-        self.end(error)
+        if self._ending is None or self._audience.entry is not None or not self._is_settled:
+            self.end(error)
 
     def result(self) -> RunResult:
         """What became of it.
@@ -309,7 +296,7 @@ class Run:
             usage=report.usage,
             stop=stop,
             error=self._error,
-            subscriber_errors=tuple(self._subscriber_errors),
+            subscriber_errors=tuple(self._audience.errors),
         )
 
     def _on_stop(self) -> None:
@@ -358,56 +345,95 @@ class Run:
         )
 
     def _end(self, entry: TerminalEntry) -> None:
-        before = self._machine.state
-        try:
+        self._ending = entry
+        self._finish_ending()
+
+    def _finish_ending(self) -> None:
+        """End the run; if that was interrupted, go on with it."""
+        ending = self._ending
+        assert ending is not None
+        if not self.ended:
+            self._before = self.state
+            self._audience.announce(ending)
             with self._lock:
-                self._machine.append(entry)
-            self._registration.close()
-            self.token.close()
-            if self._sink is not None:
-                self._sink.append(entry)
-        except Exception as error:
-            self._sink = None
-            self._error = error
-            if isinstance(entry, RunFinished):
+                self._machine.append(ending)
+        self._registration.close()
+        self.token.close()
+        try:
+            self._audience.tell_sink()
+        except SinkFailed as failed:
+            self._error = error = _cause(failed)
+            if isinstance(ending, RunFinished):
                 # Nobody has been told that it is completed, and after a restart nobody would be.
-                self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
-                entry = RunFailed(self.run_id, error=_kind(error), message=_text(error), at=self._now())
-                self._machine.append(entry)
-        finally:  # a second Ctrl-C does not keep the agent busy
+                self._take_back()
+                self._end(RunFailed(self.run_id, error=_kind(error), message=_text(error), at=self._now()))
+                return
+        if not self._is_settled:
             self._settled(self)
-            self._tell_subscribers(entry)
+            self._is_settled = True
+        self._audience.tell_subscribers()
 
-    def _tell(self, entry: Entry, before: State) -> None:
-        if self._sink is not None:
-            try:
-                self._sink.append(entry)
-            except Exception as error:
-                self._sink = None  # what it has is a whole prefix of the log, and a gap would be worse
-                if isinstance(entry, ToolStarted):
-                    # The effect that it was to permit will not happen, so the call has not been started (C7).
-                    self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
-                else:
-                    self._tell_subscribers(entry)
-                raise _SinkFailed from error
-            except BaseException:
-                # A stop or Ctrl-C, while the sink waited for somebody: it does not have the entry.
-                if isinstance(entry, UserMessageAdded | RunStarted):
-                    self._sink = None  # what the user said is kept here, if not there (C9)
-                    self._error = StoreError("the run was stopped before its beginning could be written")
-                    self._tell_subscribers(entry)
-                else:
-                    self._machine = AgentMachine(before, self.run_id, max_turns=self._max_turns)
-                raise
-        self._tell_subscribers(entry)
+    def _go_on_beginning(self) -> None:
+        """Append what stands at the beginning of a run, as far as it is not there."""
+        message, run = self._user_message, self.state.run
+        if message is not None and self.state.conversation.message(message.id) is None:
+            self.append_closing(message)
+        if run is None or run.run_id != self.run_id:
+            self.append_closing(RunStarted(self.run_id, at=self._now()))
 
-    def _tell_subscribers(self, entry: Entry) -> None:
-        for subscriber in self._subscribers[:]:
-            try:
-                subscriber.append(entry)
-            except (Exception, Cancelled) as error:
-                self._subscribers.remove(subscriber)
-                self._subscriber_errors.append(error)
+    def _accept(self, entry: Entry, *, also_when_stopped: bool) -> None:
+        self._resume()
+        self._before = self.state
+        self._audience.announce(entry)
+        with self._lock:
+            accepted = also_when_stopped or not self.token.cancelled
+            if accepted:
+                self._machine.append(entry)
+        if not accepted:
+            self._audience.forget()
+            self.token.check()
+        self._tell(entry)
+
+    def _resume(self) -> None:
+        """Go on with what an exception interrupted between an entry's being accepted and everybody's having it."""
+        entry = self._audience.entry
+        if entry is None:
+            return
+        if self.state is self._before:  # it had not been accepted
+            self._audience.forget()
+        else:
+            self._tell(entry)
+
+    def _tell(self, entry: Entry) -> None:
+        try:
+            self._audience.tell_sink()
+        except SinkFailed:
+            if isinstance(entry, ToolStarted):
+                # The effect that it was to permit will not happen, so the call has not been started (C7).
+                self._take_back()
+            self._audience.tell_subscribers()
+            raise
+        except BaseException:
+            # A stop or Ctrl-C, while the sink waited for somebody: it does not have the entry.
+            if isinstance(entry, UserMessageAdded | RunStarted):
+                self._audience.sink = None  # what the user said is kept here, if not there (C9)
+                self._error = StoreError("the run was stopped before its beginning could be written")
+                self._audience.tell_subscribers()
+            else:
+                self._take_back()
+            raise
+        self._audience.tell_subscribers()
+
+    def _take_back(self) -> None:
+        """Make the entry that is being told one that has not happened: only the sink was asked so far."""
+        self._machine = AgentMachine(self._before, self.run_id, max_turns=self._max_turns)
+        self._audience.forget()
+
+
+def _cause(failed: SinkFailed) -> Exception:
+    cause = failed.__cause__
+    assert isinstance(cause, Exception)
+    return cause
 
 
 def _kind(error: Exception) -> ErrorKind:

@@ -6,11 +6,9 @@
 A stop is a result and never an exception. Whatever happened, `agent.conversation` is valid, and the next run goes on.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import closing
 from types import MappingProxyType
 
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
@@ -19,7 +17,7 @@ from aiwrapper._core.log import Entry, Sink, UserMessageAdded
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._run import Run, RunResult
 from aiwrapper.drivers._tool_threads import DEFAULT_GRACE_SECONDS, ToolThreads
-from aiwrapper.drivers.threads import complete, drive
+from aiwrapper.drivers.threads import complete, driving
 from aiwrapper.lang import Lang, Said, new_id, user_message
 from cancel_token import CancelToken
 
@@ -67,7 +65,9 @@ class ChatAgent:
         self._sink = sink
         self._max_turns = max_turns
         self._now = now
-        self._lock = threading.Lock()  # guards the next two, held for assignments only
+        # The id of the run that has the agent's own conversation, at 0. Claimed by one atomic `setdefault` and not
+        # under a lock, so that a Ctrl-C at any bytecode finds it claimed or free, and never a lock that nobody frees.
+        self._claim: dict[int, str] = {}
         self._state = State(Conversation() if conversation is None else conversation)
         self._run: Run | None = None  # the run of the agent's own conversation
         self._last_result: RunResult | None = None
@@ -81,7 +81,7 @@ class ChatAgent:
     @property
     def busy(self) -> bool:
         """Whether the agent's own conversation is being run."""
-        return self._run is not None
+        return bool(self._claim)
 
     @property
     def last_result(self) -> RunResult | None:
@@ -115,10 +115,7 @@ class ChatAgent:
             ValueError: there is nothing in what the user says.
             KeyboardInterrupt: or another exception of the caller's thread, with the run settled on the way.
         """
-        said_now = user_message(said)
-        return complete(
-            self._begin(said_now, token, conversation, sink, subscribers), self._model, self._executor
-        )
+        return self._complete(user_message(said), token, conversation, sink, subscribers)
 
     def stream(
         self,
@@ -175,9 +172,23 @@ class ChatAgent:
             added = UserMessageAdded(
                 message.id, message.parts, parent_id=message.parent_id, synthetic=True, at=self._now()
             )
-        return complete(
-            self._begin(added, token, conversation, sink, subscribers), self._model, self._executor
-        )
+        return self._complete(added, token, conversation, sink, subscribers)
+
+    def _complete(
+        self,
+        message: UserMessageAdded | None,
+        token: CancelToken | None,
+        conversation: Conversation | None,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+    ) -> RunResult:
+        run_id = new_id()
+        try:
+            run = self._begin(run_id, message, token, conversation, sink, subscribers)
+            return complete(run, self._model, self._executor)
+        except BaseException as error:
+            self._give_up(run_id, error)
+            raise
 
     def _entries(
         self,
@@ -188,16 +199,22 @@ class ChatAgent:
         subscribers: Iterable[Sink],
     ) -> Generator[Entry, None, None]:
         appended: deque[Entry] = deque()
-        run = self._begin(message, token, conversation, sink, (*subscribers, appended))
-        with closing(drive(run, self._model, self._executor)) as steps:
-            for _ in steps:
-                while appended:
-                    yield appended.popleft()
+        run_id = new_id()
+        try:
+            run = self._begin(run_id, message, token, conversation, sink, (*subscribers, appended))
+            with driving(run, self._model, self._executor) as steps:
+                for _ in steps:
+                    while appended:
+                        yield appended.popleft()
+        except BaseException as error:
+            self._give_up(run_id, error)
+            raise
         while appended:  # what was appended while it ended
             yield appended.popleft()
 
     def _begin(
         self,
+        run_id: str,
         message: UserMessageAdded | None,
         token: CancelToken | None,
         conversation: Conversation | None,
@@ -205,31 +222,41 @@ class ChatAgent:
         subscribers: Iterable[Sink],
     ) -> Run:
         own = conversation is None
-        with self._lock:
-            if own and self._run is not None:
-                raise Busy(
-                    "the agent is running: wait for the run or stop it, or pass a conversation of its own"
-                )
-            run = Run(
-                self._state if conversation is None else State(conversation),
-                new_id(),
-                user_message=message,
-                token=CancelToken.never() if token is None else token,
-                max_turns=self._max_turns,
-                sink=sink if sink is not None or not own else self._sink,
-                subscribers=subscribers,
-                now=self._now,
-                settled=self._settled,
-            )
-            if own:
-                self._run = run
+        if own and self._claim.setdefault(0, run_id) != run_id:
+            raise Busy("the agent is running: wait for the run or stop it, or pass a conversation of its own")
+        run = Run(
+            self._state if conversation is None else State(conversation),
+            run_id,
+            user_message=message,
+            token=CancelToken.never() if token is None else token,
+            max_turns=self._max_turns,
+            sink=sink if sink is not None or not own else self._sink,
+            subscribers=subscribers,
+            now=self._now,
+            settled=self._settled,
+        )
+        if own:
+            self._run = run
         return run
 
+    def _give_up(self, run_id: str, error: BaseException) -> None:
+        """End the run if an exception has kept it from ending itself: no Ctrl-C makes the agent busy for ever."""
+        if self._claim.get(0) != run_id:
+            return
+        run = self._run
+        if run is None:
+            self._claim.pop(0)
+        else:
+            run.interrupt(error)
+            run.close(error)
+
     def _settled(self, run: Run) -> None:
-        result = run.result()
-        with self._lock:
-            if self._run is run:
-                self._state, self._run, self._last_result = run.state, None, result
+        """The run has ended. May be interrupted and called again."""
+        if self._claim.get(0) == run.run_id:
+            self._last_result = run.result()
+            self._state = run.state
+            self._run = None  # after the state, so that whoever reads in between sees one of the two
+            self._claim.pop(0)
 
 
 def _by_name(tools: Iterable[Tool[..., object] | Callable[..., object]]) -> dict[str, Tool[..., object]]:

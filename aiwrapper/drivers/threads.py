@@ -4,8 +4,8 @@ The loop is a generator that gives way after every entry, so that one loop serve
 and a caller who watches the log grow. No thread of its own is needed for either.
 """
 
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from typing import assert_never
 
 from aiwrapper._core.agent import CallModel, Finished, RunTools
@@ -51,13 +51,20 @@ def complete(run: Run, model: ModelCall, tools: ToolThreads) -> RunResult:
     Raises:
         BaseException: as for `drive`.
     """
-    steps = drive(run, model, tools)
-    try:
+    with driving(run, model, tools) as steps:
         for _ in steps:
             pass
+    return run.result()
+
+
+@contextmanager
+def driving(run: Run, model: ModelCall, tools: ToolThreads) -> Iterator[Iterator[None]]:
+    """`drive`, to be exhausted inside the block; leaving that early ends the run, whatever the reason."""
+    steps = drive(run, model, tools)
+    try:
+        yield steps
     except BaseException as error:  # Ctrl-C may come between two steps, too, and before the first
         run.interrupt(error)
         steps.close()
         run.close(error)
         raise
-    return run.result()

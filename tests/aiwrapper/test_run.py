@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,11 +24,14 @@ from aiwrapper import (
     ToolStarted,
     TurnStarted,
     UserMessageAdded,
+    _audience,
     _run,
+    agents,
     tool,
     validate,
 )
 from aiwrapper._core.conversation import fold, settle
+from aiwrapper.drivers import _tool_threads, threads
 from aiwrapper.store import Store
 from aiwrapper.testing import Call, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
@@ -308,13 +311,44 @@ def test_a_stop_from_a_signal_handler_passes_whatever_it_interrupts() -> None:
     assert lines > 200
 
 
-class AtLine:
-    """Does something before one line of `_run.py` in this thread, as a signal handler would."""
+def test_ctrl_c_at_any_line_ends_the_run_once_and_leaves_the_agent_free() -> None:
+    lines = 0
+    struck = True
+    while struck:
+        it, acting = Added(), Acting()
+        striking = AtLine(lines, fail_with(KeyboardInterrupt()), DRIVING)
+        interrupted = False
+        with striking:
+            try:
+                it.agent.run("Go", subscribers=[acting])
+            except KeyboardInterrupt:
+                interrupted = True
+        struck = striking.struck
+        lines += 1
+        ends = [isinstance(entry, RunStopped | RunFinished) for entry in acting.log]
 
-    def __init__(self, number: int, action: Callable[[], object]) -> None:
+        assert interrupted == struck
+        assert not it.agent.busy
+        assert ends[-1:] in ([True], [])  # []: before the run has begun
+        assert ends.count(True) <= 1
+        assert it.agent.conversation == settle(fold(acting.log))
+        assert validate(it.agent.conversation) == []
+
+    assert lines > 300
+
+
+RUN = frozenset({_run.__file__})
+DRIVING = RUN | {_audience.__file__, agents.__file__, threads.__file__, _tool_threads.__file__}
+
+
+class AtLine:
+    """Does something before one line of some files in this thread, as a signal handler would."""
+
+    def __init__(self, number: int, action: Callable[[], object], files: Set[str] = RUN) -> None:
         self.struck = False
         self._left = number
         self._action = action
+        self._files = files
 
     def __enter__(self) -> None:
         self._before = sys.gettrace()
@@ -324,7 +358,7 @@ class AtLine:
         sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:  # the interpreter's own signature
-        if frame.f_code.co_filename != _run.__file__:
+        if frame.f_code.co_filename not in self._files:
             return None
         if event == "line" and not self.struck:
             self._left -= 1

@@ -114,10 +114,10 @@ def test_a_stop_ends_a_silent_stream_and_what_was_said_is_kept(dialect: DialectN
         token, heard = CancelToken(), threading.Event()
         acting = Acting(lambda entry: isinstance(entry, TextDelta), heard.set)
         running = Background(agent.run, "Hi", token=token, subscribers=[acting])
+        hold.reached.wait()
         heard.wait()
         token.cancel()
         stopped = running.result()
-        hold.reached.wait()
         assert hold.request is not None
         hold.request.hung_up.wait()
         hold.release()
