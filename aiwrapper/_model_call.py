@@ -14,6 +14,7 @@ import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -353,6 +354,9 @@ def _retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None
                 continue
             return max(seconds, 0.0) if math.isfinite(seconds) else None
     try:
-        return max(parsedate_to_datetime(headers["retry-after"]).timestamp() - now, 0.0)
-    except (KeyError, ValueError):
+        date = parsedate_to_datetime(headers["retry-after"])
+    except (KeyError, ValueError, OverflowError):  # a year of twenty digits overflows
         return None
+    if date.tzinfo is None:  # `-0000`, or no zone at all: HTTP's dates are in UTC
+        date = date.replace(tzinfo=UTC)
+    return max(date.timestamp() - now, 0.0)

@@ -254,6 +254,9 @@ def test_what_the_host_asks_for_is_obeyed_up_to_a_cap() -> None:
         ({"retry-after-ms": "250", "retry-after": "17"}, 0.25),
         ({"retry-after": formatdate(1_000_030, usegmt=True)}, 30.0),
         ({"retry-after": formatdate(999_000, usegmt=True)}, 0.0),
+        ({"retry-after": formatdate(1_000_030)}, 30.0),  # ends in -0000, which is UTC and not local time
+        ({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"}, None),
         ({"retry-after": "-3"}, 0.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
