@@ -261,6 +261,9 @@ class ModelCall:
         except Cancelled:
             token.check()
             assert reply.finished  # nobody else has the request's token
+        except ModelCallError:
+            if not reply.finished:  # else all has been said, and what became of the line is nobody's concern
+                raise
         token.check()  # our own hang-up looks like the body's end (T-N5)
         yield from reply.finish()
 

@@ -1,6 +1,7 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from email.utils import formatdate
@@ -25,6 +26,7 @@ from aiwrapper._core.log import (
     TurnStarted,
 )
 from aiwrapper._core.messages import Producer, Text, UserMessage
+from aiwrapper._core.sse import MAX_EVENT_BYTES
 from aiwrapper._model_call import Endpoint, ModelCall, RemoteHost, RetryPolicy
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.testing import Call, Cut, Delivery, HttpError, Raw, Say, Turn, render
@@ -134,6 +136,14 @@ def test_a_host_that_says_all_and_keeps_the_line_is_not_waited_for() -> None:
     assert text_of(entries_of(call)) == "Hello"
     assert end.reached.is_set()
     assert transport.open_now == 0
+
+
+def test_an_endless_event_after_the_whole_turn_does_not_take_it_back() -> None:
+    call, _ = played(Recording((HELLO, b"data: " + b"x" * (MAX_EVENT_BYTES + 1))))
+    entries = entries_of(call)
+
+    assert text_of(entries) == "Hello"
+    assert isinstance(entries[-1], TurnFinished)
 
 
 def test_a_stop_between_two_deltas_of_one_piece_loses_only_what_comes_after() -> None:
@@ -254,7 +264,6 @@ def test_what_the_host_asks_for_is_obeyed_up_to_a_cap() -> None:
         ({"retry-after-ms": "250", "retry-after": "17"}, 0.25),
         ({"retry-after": formatdate(1_000_030, usegmt=True)}, 30.0),
         ({"retry-after": formatdate(999_000, usegmt=True)}, 0.0),
-        ({"retry-after": formatdate(1_000_030)}, 30.0),  # ends in -0000, which is UTC and not local time
         ({"retry-after": "Wed, 21 Oct 99999999999999999999 07:28:00 GMT"}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 +99999999999999999999"}, None),
         ({"retry-after": "-3"}, 0.0),
@@ -267,6 +276,19 @@ def test_retry_after_is_read_in_all_its_forms(headers: dict[str, str], seconds: 
     call, _ = played(Recording(status=429, headers=headers), retry=evolve(AT_ONCE, max_attempts=1))
 
     assert seconds == refused(evolve(call, now=lambda: 1_000_000.0)).retry_after_seconds
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone cannot be changed on Windows")
+def test_a_retry_after_without_a_zone_is_not_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = {"retry-after": formatdate(1_000_030)}  # it ends in -0000
+    call, _ = played(Recording(status=429, headers=headers), retry=evolve(AT_ONCE, max_attempts=1))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "EST5")
+        time.tzset()
+        seconds = refused(evolve(call, now=lambda: 1_000_000.0)).retry_after_seconds
+    time.tzset()
+
+    assert seconds == 30.0
 
 
 def test_the_wait_is_reported_before_it_begins_and_ends_with_the_token() -> None:
@@ -341,6 +363,15 @@ def test_a_turn_over_a_socket_and_the_connection_is_used_again(http: HttpTranspo
 
     assert (first, second) == ("Hello", "Bye")
     assert connections == 1
+
+
+def test_a_line_that_breaks_after_the_whole_turn_does_not_take_it_back(http: HttpTransport) -> None:
+    whole = Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(1_000_000, "fin")))
+    with FakeProvider("openai_chat", [whole]) as fake:
+        entries = entries_of(calling(fake.base_url, http))
+
+    assert text_of(entries) == "Hello"
+    assert isinstance(entries[-1], TurnFinished)
 
 
 @pytest.mark.parametrize(
