@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
@@ -194,9 +194,11 @@ class ModelCall:
         while True:
             given = False
             try:
-                for entry in self._attempt(step, body, token, doing):
-                    given = given or not isinstance(entry, UsageReported)
-                    yield entry
+                # Closed here and not by the garbage collector, which would swallow a Ctrl-C meanwhile.
+                with closing(self._attempt(step, body, token, doing)) as entries:
+                    for entry in entries:
+                        given = given or not isinstance(entry, UsageReported)
+                        yield entry
                 return
             except _Failure as failure:
                 error, retryable = failure.error, failure.retryable
@@ -211,7 +213,7 @@ class ModelCall:
 
     def _attempt(
         self, step: CallModel, body: bytes, token: CancelToken, doing: Callable[[StopWhere], None]
-    ) -> Iterator[TurnEntry]:
+    ) -> Generator[TurnEntry, None, None]:
         doing("connecting")
         whole = False
         key: str | None = None

@@ -343,6 +343,20 @@ def test_a_host_is_brought_to_rest_only_after_a_request_that_was_given_up() -> N
     assert stopped.diary == ["request", "rest"]
 
 
+def test_ctrl_c_while_a_host_is_brought_to_rest_is_not_swallowed() -> None:
+    class Slow(Machine):
+        def bring_to_rest(self, token: CancelToken, /) -> None:
+            raise KeyboardInterrupt
+
+    call, _ = played(Recording((HELLO,)))
+    entries = evolve(call, host=Slow()).entries(STEP, CancelToken(), lambda what: None)
+    next(entries)
+    next(entries)
+
+    with pytest.raises(KeyboardInterrupt):
+        entries.close()
+
+
 def test_a_host_that_does_not_start_says_why_once() -> None:
     call, transport = played()
     error = refused(evolve(call, host=Machine(AiwrapperError("can't serve the model: no such file"))))
