@@ -65,8 +65,8 @@ from aiwrapper._core.tools import tool as tool
 from aiwrapper._core.validity import repair as repair
 from aiwrapper._core.validity import validate as validate
 from aiwrapper._model_call import RetryPolicy as RetryPolicy
-from aiwrapper._run import RunResult as RunResult
-from aiwrapper._run import StopReport as StopReport
+from aiwrapper._run_result import RunResult as RunResult
+from aiwrapper._run_result import StopReport as StopReport
 from aiwrapper.agents import ChatAgent as ChatAgent
 from aiwrapper.lang import Lang as Lang
 from aiwrapper.lang import ObjectResult as ObjectResult

@@ -16,13 +16,12 @@ Then the entry that was being accepted counts as accepted before the stop.
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Literal
 
-from attrs import evolve, field, frozen
+from attrs import evolve
 
 from aiwrapper._audience import Audience, SinkFailed
 from aiwrapper._core.agent import AgentMachine, Finished, Step
-from aiwrapper._core.conversation import CallReport, Conversation, State, run_report
+from aiwrapper._core.conversation import State, run_report
 from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError, StoreError
 from aiwrapper._core.log import (
     Entry,
@@ -37,62 +36,13 @@ from aiwrapper._core.log import (
     ToolStarted,
     UserMessageAdded,
 )
-from aiwrapper._core.messages import AssistantMessage, ToolCall, ToolMessage, Usage
+from aiwrapper._core.messages import ToolCall
 from aiwrapper._core.text import well_formed
 from aiwrapper._core.tools import describe_exception
+from aiwrapper._run_result import RunResult as RunResult
+from aiwrapper._run_result import StopReport as StopReport
+from aiwrapper._run_result import last_text
 from cancel_token import CancelKind, Cancelled, CancelReason, CancelToken
-
-
-@frozen(kw_only=True)
-class StopReport:
-    """How a run was stopped.
-
-    Args:
-        reason: who decided, a `CancelReason.kind`: `user`, `deadline`, `signal`, `shutdown`, ...
-        message: the words given with the stop.
-        where: what the run was doing.
-        latency_seconds: from the stop, or the beginning of a run that had been stopped before, to the moment at
-            which nothing of the run was left.
-        tools: what became of each call of the run, in order.
-        abandoned: calls whose handlers did not stop within the grace time: their threads still run, and what they
-            return is thrown away.
-        usage_complete: whether the provider's last count of every turn was seen; else the usage is a lower bound.
-    """
-
-    reason: str
-    message: str = ""
-    where: StopWhere
-    latency_seconds: float
-    tools: tuple[CallReport, ...] = ()
-    abandoned: tuple[ToolCall, ...] = ()
-    usage_complete: bool = False
-
-
-@frozen(kw_only=True)
-class RunResult:
-    """What became of a run.
-
-    Args:
-        run_id: the run.
-        status: `completed`, `stopped` or `failed`.
-        conversation: valid whatever happened; give it to the next run.
-        text: what the model said last in this run, whole or cut; empty if it said nothing.
-        usage: the sum over the run's turns.
-        stop: how it was stopped; None if it was not.
-        error: why it failed: a `ModelCallError`, a `StoreError`, or a defect as it was raised. Also set on a run that
-            was stopped, or that could not write its end, if its log could not be written to the last.
-        subscriber_errors: what subscribers raised, each of which was told nothing more after that; and what callbacks
-            on the run's token raised.
-    """
-
-    run_id: str
-    status: Literal["completed", "stopped", "failed"]
-    conversation: Conversation = field(repr=False)
-    text: str = ""
-    usage: Usage
-    stop: StopReport | None = None
-    error: Exception | None = None
-    subscriber_errors: tuple[BaseException, ...] = ()
 
 
 class Run:
@@ -292,7 +242,7 @@ class Run:
             run_id=self.run_id,
             status=report.status,
             conversation=state.conversation,
-            text=_last_text(state.conversation, self.run_id),
+            text=last_text(state.conversation, self.run_id),
             usage=report.usage,
             stop=stop,
             error=self._error,
@@ -442,13 +392,3 @@ def _kind(error: Exception) -> ErrorKind:
 
 def _text(error: Exception) -> str:
     return well_formed(str(error)) if isinstance(error, AiwrapperError) else describe_exception(error)
-
-
-def _last_text(conversation: Conversation, run_id: str) -> str:
-    """What the model said last in a run. Messages of a run stand together at the end of the path."""
-    message = conversation.head
-    while isinstance(message, AssistantMessage | ToolMessage) and message.id.startswith(f"{run_id}."):
-        if isinstance(message, AssistantMessage):
-            return message.text
-        message = conversation.message(message.parent_id)
-    return ""
