@@ -157,6 +157,10 @@ def result_text(value: object) -> str:
         return msgspec.json.encode(value, enc_hook=_pydantic_value).decode()
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         raise TypeError(f"{type(value).__name__!r} cannot be given as JSON: {error}") from error
+    except Exception as error:  # of the value's own methods
+        raise TypeError(
+            f"{type(value).__name__!r} cannot be given as JSON: {describe_exception(error)}"
+        ) from error
 
 
 def describe_exception(error: BaseException) -> str:

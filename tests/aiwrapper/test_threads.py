@@ -482,6 +482,39 @@ def test_what_a_tool_raises_is_told_to_the_model_and_the_run_goes_on() -> None:
     assert agent.last_result.status == "completed"
 
 
+class Mute(ToolDenied):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Unreadable:
+    def model_dump(self, *, mode: str) -> object:
+        raise KeyError("lazy")
+
+
+def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_goes_on() -> None:
+    @tool
+    def give_back() -> object:
+        return Unreadable()
+
+    @tool
+    def refuse() -> None:
+        raise Mute
+
+    agent, _ = agent_with(give_back, refuse)
+
+    assert sorted(results_told(agent)) == [
+        (
+            "raised",
+            "The tool ran to its end, but what it returned is lost: "
+            "'Unreadable' cannot be given as JSON: KeyError: 'lazy'.",
+        ),
+        ("raised", "ZeroDivisionError"),
+    ]
+    assert agent.last_result is not None
+    assert agent.last_result.status == "completed"
+
+
 def test_an_error_that_the_stop_caused_is_the_stop() -> None:
     begun = threading.Event()
 
