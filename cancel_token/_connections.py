@@ -18,6 +18,7 @@ import queue
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import urllib3
@@ -31,7 +32,7 @@ from urllib3.exceptions import (
 from urllib3.util.connection import allowed_gai_family
 from urllib3.util.timeout import Timeout
 
-from cancel_token._lines import Line, PoolQueue, bound_token
+from cancel_token._lines import Line, Waiters, bound_token
 from cancel_token._token import CancelToken
 from cancel_token.sockets import connect_hooked, raise_stop
 
@@ -222,6 +223,27 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
 
 class HTTPSConnection(HTTPConnection, urllib3.connection.HTTPSConnection):
     """The same with TLS: the hook sits on the TCP socket, below every layer."""
+
+
+class PoolQueue(queue.LifoQueue[Any]):  # Any: connections or None, as urllib3 has it
+    """A pool's queue whose blocking `get` obeys the token."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._waiters = Waiters()
+
+    def _put(self, item: Any) -> None:
+        super()._put(item)
+        self._waiters.wake()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the newest connection, waiting for one until the token is cancelled.
+
+        After a stop it raises Empty, which the adapter reports as the stop. A `Cancelled` from here would let urllib3
+        return to the pool a connection that was never taken.
+        """
+        take_nowait = partial(super().get, block=False)
+        return self._waiters.take(take_nowait, bound_token(), timeout) if block else take_nowait()
 
 
 class HTTPConnectionPool(urllib3.HTTPConnectionPool):

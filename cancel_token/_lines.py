@@ -6,12 +6,14 @@
 import contextlib
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import TypeVar
 
 from cancel_token._token import CancelToken
 from cancel_token.sockets import SocketHook
+
+T = TypeVar("T")
 
 _bound: ContextVar[CancelToken | None] = ContextVar("cancel_token.http", default=None)
 
@@ -83,44 +85,46 @@ class Line:
             self.hook.shut_down()
 
 
-class PoolQueue(queue.LifoQueue[Any]):  # Any: for urllib3 connections or None, for httpcore None alone
-    """A queue of free places whose blocking `get` obeys the token."""
+class Waiters:
+    """Those who wait, each under a token, for something that others give back."""
 
-    def _init(self, maxsize: int) -> None:
-        super()._init(maxsize)
-        self._waiting: dict[queue.SimpleQueue[None], None] = {}
+    def __init__(self) -> None:
+        self._bells: dict[queue.SimpleQueue[None], None] = {}  # no Condition: a signal handler may ring them
 
-    def _put(self, item: Any) -> None:
-        super()._put(item)
+    def wake(self) -> None:
+        """Say that something has been given back; safe in a finalizer."""
         # All are woken, one gets it: so a waiter who leaves in this moment takes no wake-up away with him.
-        for bell in tuple(self._waiting):
+        for bell in tuple(self._bells):
             bell.put(None)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        """Take the newest item, waiting for one until the token is cancelled.
+    def take(self, take_nowait: Callable[[], T], token: CancelToken, timeout: float | None = None) -> T:
+        """Call `take_nowait` until it gives something.
 
-        After a stop it raises Empty, which the caller reports as the stop. A `Cancelled` from here would let urllib3
-        return to the pool a connection that was never taken.
+        Args:
+            take_nowait: Raises Empty or IndexError while there is nothing.
+            token: Ends the wait.
+            timeout: Seconds to wait at most.
+
+        Raises:
+            Empty: Nothing came in time, or before the token was cancelled: the caller says which.
         """
         try:
-            return super().get(block=False)
-        except queue.Empty:
-            if not block:
-                raise
-        token = bound_token()
+            return take_nowait()
+        except (queue.Empty, IndexError):
+            pass
         give_up_at = None if timeout is None else time.monotonic() + timeout
-        bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # no Condition: a signal handler may ring it
-        self._waiting[bell] = None
+        bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._bells[bell] = None
         try:
             with token.on_cancel(bell.put, None):
                 while True:
                     try:
-                        return super().get(block=False)
-                    except queue.Empty:
+                        return take_nowait()
+                    except (queue.Empty, IndexError):
                         if token.cancelled:
-                            raise
+                            raise queue.Empty from None
                         bell.get(
                             timeout=None if give_up_at is None else max(0.0, give_up_at - time.monotonic())
                         )
         finally:
-            self._waiting.pop(bell, None)
+            self._bells.pop(bell, None)
