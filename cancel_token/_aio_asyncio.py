@@ -1,0 +1,136 @@
+"""asyncio's half of `aio.py`; loaded when it is first used in an asyncio task.
+
+asyncio knows no scopes: `task.cancel()` is one shot, which hits whatever the task waits for next, and a shot too late
+lands in the clean-up. anyio's scopes shoot only at a task that waits, again at its next wait, and take back
+(`uncancel`) exactly what they sent (T-A4). What we add is patience, see `PatientScope`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn, Self
+
+import anyio
+from anyio._backends._asyncio import CancelScope as AnyioScope
+
+from cancel_token._aio_binding import Binding, Interruption
+
+# Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
+# waits again a second after the stop is told so within a tenth of one.
+TRIES_AT_ONCE = 16
+FIRST_PAUSE_SECONDS = 0.001
+MAX_PAUSE_SECONDS = 0.1
+
+
+class PatientScope(AnyioScope):
+    """anyio's scope, which does not make the loop spin while a task won't leave.
+
+    anyio looks in every iteration of the loop whether the task waits again. A task that swallows `CancelledError`, or
+    that waits for a subtask which takes its time to clean up, so keeps a processor busy. We look more and more seldom.
+
+    It overrides a private method, for which anyio has no public counterpart. Should a version of anyio call it
+    no more, nothing is lost but the patience; test_aio_asyncio.py would say so.
+    """
+
+    __slots__ = ("_tries",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tries = 0
+
+    def _deliver_cancellation(self, *args: Any) -> bool:
+        try_again = super()._deliver_cancellation(*args)
+        handle = self._cancel_handle
+        if not try_again:
+            self._tries = 0
+        elif handle is not None and not isinstance(handle, asyncio.TimerHandle):
+            self._tries += 1
+            if self._tries > TRIES_AT_ONCE:
+                handle.cancel()
+                self._cancel_handle = asyncio.get_running_loop().call_later(
+                    min(FIRST_PAUSE_SECONDS * 2 ** (self._tries - TRIES_AT_ONCE - 1), MAX_PAUSE_SECONDS),
+                    partial(self._deliver_cancellation, *args),
+                )
+        return try_again
+
+
+class AsyncioBinding(Binding):
+    """An asyncio task's loop."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    @classmethod
+    def current(cls) -> Self:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        if task is None:
+            raise RuntimeError("cancel_token.aio works inside a task of trio or asyncio only")
+        return cls(task.get_loop())
+
+    def _run_soon(self, fn: Callable[[], object]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(fn)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+
+    def new_scope(self) -> PatientScope:
+        return PatientScope()
+
+    async def wait_reported(
+        self, start: Callable[[Callable[[], None]], object], interrupt: Callable[[], object]
+    ) -> Interruption | None:
+        reported = False
+        waiter = self._loop.create_future()
+
+        def note_report() -> None:
+            nonlocal reported
+            reported = True
+            if not waiter.done():
+                waiter.set_result(None)
+
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling_before = task.cancelling()
+        start(partial(self.run_soon, note_report))
+        try:
+            await waiter
+        except CancelledError as error:
+            cancellation = error
+        except BaseException:  # the loop was torn down: nobody will ever wait for the thread
+            interrupt()
+            raise
+        else:
+            return None
+        # A scope of anyio repeats itself; but a native task.cancel() in the same iteration is folded into one
+        # exception with it, and that one does not come again.
+        comes_again = _is_from_a_scope(cancellation) and task.cancelling() == cancelling_before + 1
+        if not reported:
+            interrupt()
+        with anyio.CancelScope(shield=True):  # holds against scopes, not against task.cancel()
+            while not reported:
+                waiter = self._loop.create_future()
+                try:
+                    await waiter
+                except CancelledError as error:
+                    cancellation = error
+                    comes_again = False
+
+        def let_go_on() -> NoReturn:
+            raise cancellation
+
+        return Interruption(let_go_on, comes_again)
+
+
+def _is_from_a_scope(error: CancelledError) -> bool:
+    """Whether it is anyio's. Should its message ever change, we take it for a `task.cancel()` and raise it again."""
+    return bool(error.args) and str(error.args[0]).startswith("Cancelled via cancel scope ")

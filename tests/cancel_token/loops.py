@@ -1,0 +1,106 @@
+"""What the tests of tasks share: running on each runtime, cancelling from everywhere, proof that nothing is left.
+
+anyio's own pytest plugin runs trio as a guest, which keeps a thread; here it has the main thread for itself.
+"""
+
+import asyncio
+import functools
+import inspect
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+import sniffio
+import trio
+
+from cancel_token import CancelToken
+from cancel_token.signals import cancel_on_signals
+
+
+def living_tasks() -> int:
+    """How many tasks the current loop has, the runtime's own included."""
+    if sniffio.current_async_library() == "trio":
+        return trio.lowlevel.current_statistics().tasks_living
+    return len(asyncio.all_tasks())
+
+
+def run_on(runtime: str, fn: Callable[[], Awaitable[None]]) -> None:
+    """Run `fn` on `"trio"` or `"asyncio"`; a task that it leaves behind is a failure."""
+
+    async def checked() -> None:
+        before = living_tasks()
+        await fn()
+        assert before == living_tasks()
+
+    anyio.run(checked, backend=runtime)
+
+
+def on_each_runtime(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make of an async test one with two ids, `trio` and `asyncio`."""
+
+    @functools.wraps(test)
+    def run(*, runtime: str, **arguments: object) -> None:
+        run_on(runtime, functools.partial(test, **arguments))
+
+    signature = inspect.signature(test)
+    runtime = inspect.Parameter("runtime", inspect.Parameter.KEYWORD_ONLY)
+    decorated: Any = run
+    decorated.__signature__ = signature.replace(parameters=[*signature.parameters.values(), runtime])
+    made: Callable[..., None] = pytest.mark.parametrize("runtime", ["trio", "asyncio"])(decorated)
+    return made
+
+
+def cancel_in_the_task(token: CancelToken) -> Callable[[], None]:
+    token.cancel("from the task itself")
+    return lambda: None
+
+
+def cancel_in_the_loop(token: CancelToken) -> Callable[[], None]:
+    if sniffio.current_async_library() == "trio":
+        trio.lowlevel.current_trio_token().run_sync_soon(token.cancel)
+    else:
+        asyncio.get_running_loop().call_soon(token.cancel)
+    return lambda: None
+
+
+def cancel_in_a_thread(token: CancelToken) -> Callable[[], None]:
+    thread = threading.Thread(target=token.cancel)
+    thread.start()
+    return thread.join
+
+
+def cancel_in_a_signal_handler(token: CancelToken) -> Callable[[], None]:
+    """The handler interrupts the main thread wherever it is, most likely where the loop waits for events."""
+    block = cancel_on_signals(token, signal.SIGUSR1)
+    block.__enter__()
+    thread = threading.Thread(
+        target=signal.pthread_kill, args=(threading.main_thread().ident, signal.SIGUSR1)
+    )
+    thread.start()
+
+    def clean_up() -> None:
+        thread.join()
+        block.__exit__(None, None, None)
+
+    return clean_up
+
+
+def cancel_in_a_handler_of_this_line(token: CancelToken) -> Callable[[], None]:
+    with cancel_on_signals(token, signal.SIGUSR1):
+        signal.raise_signal(signal.SIGUSR1)
+    return lambda: None
+
+
+everywhere = pytest.mark.parametrize(
+    "cancel_somewhere",
+    [
+        cancel_in_the_task,
+        cancel_in_the_loop,
+        cancel_in_a_thread,
+        cancel_in_a_signal_handler,
+        cancel_in_a_handler_of_this_line,
+    ],
+)
