@@ -162,7 +162,8 @@ class _Execution:
     def _work(self) -> None:
         try:
             self.result = self._called()
-        except BaseException as error:  # of an exception's own methods: without a result, the run could not go on
+        except BaseException as error:  # of an exception's own methods
+            # Without a result the run could not go on.
             self.result = self._finished("raised", describe_exception(error))
         finally:
             self.ended = True

@@ -49,6 +49,7 @@ HELLO = Turn((Say(("Hel", "lo")),))
 
 
 NO_JSON = "'object' cannot be given as JSON: 'object' is no JSON"
+UNREADABLE = "'Unreadable' cannot be given as JSON: KeyError: 'lazy'"
 
 
 def calls(*names: str) -> Turn:
@@ -506,8 +507,7 @@ def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_go
     assert sorted(results_told(agent)) == [
         (
             "raised",
-            "The tool ran to its end, but what it returned is lost: "
-            "'Unreadable' cannot be given as JSON: KeyError: 'lazy'.",
+            f"The tool ran to its end, but what it returned is lost: {UNREADABLE}.",
         ),
         ("raised", "ZeroDivisionError"),
     ]
