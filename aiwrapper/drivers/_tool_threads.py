@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from attrs import define, field, frozen
 
+from aiwrapper._audience import SinkFailed
 from aiwrapper._core.agent import PendingCall, RunTools
 from aiwrapper._core.log import ToolFinished, ToolStarted
 from aiwrapper._core.messages import ToolOutcome
@@ -155,7 +156,11 @@ class _Execution:
         if self.logged or not self.ended or self.abandoned:
             return False
         if self.result is not None:
-            run.append_closing(self.result)  # also after the stop: a finished result is not thrown away (C7)
+            try:  # also after the stop: a finished result is not thrown away (C7)
+                run.append_closing(self.result)
+            except SinkFailed:  # everybody else has it
+                self.logged = True
+                raise
         self.logged = True
         return self.result is not None
 

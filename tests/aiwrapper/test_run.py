@@ -99,6 +99,7 @@ def test_a_full_disk_ends_the_run_at_any_entry_and_costs_nothing_said(place: int
     assert result.status == "failed"
     assert "No space left on device" in str(result.error)
     assert [type(entry) for entry in sink.log] == [type(entry) for entry in whole_log()[: place - 1]]
+    assert len(acting.log) == len(set(acting.log))  # nothing is told twice
     assert isinstance(acting.log[-1], RunFailed)
     assert acting.log[-1].error == "store"
     assert [isinstance(entry, RunFailed | RunFinished | RunStopped) for entry in acting.log].count(True) == 1
