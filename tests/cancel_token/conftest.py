@@ -4,10 +4,14 @@ import gc
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import trustme
 
+from cancel_token.httpx import stoppable
 from tests.cancel_token.cases import COUNTS
+from tests.cancel_token.httpx_clients import LIBRARIES, new_client
+from tests.cancel_token.stalling import StallingServer
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +29,19 @@ def authority_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("tls") / "authority.pem"
     authority.cert_pem.write_to_path(str(path))
     return path
+
+
+@pytest.fixture
+def server() -> Iterator[StallingServer]:
+    with StallingServer() as server:
+        yield server
+
+
+@pytest.fixture(params=LIBRARIES)
+def client(request: pytest.FixtureRequest) -> Iterator[httpx2.Client]:
+    """A stoppable client of each library of this kind that is installed."""
+    with stoppable(new_client(request.param)) as client:
+        yield client
 
 
 @pytest.fixture
