@@ -101,21 +101,27 @@ def test_a_stop_keeps_what_was_said_and_exits_with_130(provider: FakeProvider, t
 def test_a_reader_that_leaves_stops_the_run_without_a_word(provider: FakeProvider, tmp_path: Path) -> None:
     provider.add(Turn((Say(("many words " * 100,) * 1000),)))
     reading, writing = os.pipe()
-    with subprocess.Popen(
-        command(provider, "Talk"),
-        env=environment(tmp_path, AIWRAPPER_API_KEY=provider.api_key),
-        stdin=subprocess.DEVNULL,
-        stdout=writing,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with (
+        provider.hold_at(
+            "mid_body"
+        ) as hold,  # half of it is more than a pipe takes: the program has to notice
+        subprocess.Popen(
+            command(provider, "Talk"),
+            env=environment(tmp_path, AIWRAPPER_API_KEY=provider.api_key),
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
         os.close(writing)
         os.read(reading, 1)
         os.close(reading)
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
 
+        assert hold.reached.wait(PATIENCE_SECONDS)
+        assert provider.requests[0].hung_up.wait(PATIENCE_SECONDS)
     assert "" == errors
-    assert provider.requests[0].hung_up.wait(PATIENCE_SECONDS)
 
 
 def test_a_wrong_key_is_said_without_showing_it(provider: FakeProvider, tmp_path: Path) -> None:
