@@ -1,6 +1,19 @@
 """What text has to be before it is kept: three questions that several rooms ask, answered once."""
 
+import re
+from typing import Final
+
 import msgspec
+
+MAX_NESTING: Final = 100
+"""How deep a call's arguments may be nested. Chosen by hand, far above what a tool's schema asks for.
+
+Without a number of our own it would be the interpreter's stack that decides, and so the version of Python and
+the depth of the caller: a log would not mean the same on every machine, and what could be read once could not
+be sent the next time.
+"""
+
+_STRINGS_AND_BRACKETS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 
 def well_formed(text: str) -> str:
@@ -22,9 +35,27 @@ def is_blank(text: str) -> bool:
 
 
 def is_json_object(text: str) -> bool:
-    """Whether it is the whole JSON text of an object, which is what a call's arguments have to be (C6)."""
+    """Whether it is the whole JSON text of an object, which is what a call's arguments have to be (C6).
+
+    One that is nested deeper than `MAX_NESTING` is none.
+    """
     try:
-        return isinstance(msgspec.json.decode(text), dict)
+        return isinstance(msgspec.json.decode(text), dict) and not _is_nested_too_deeply(text)
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         # A lone surrogate and 100,000 brackets are bad input like any other; a bare `]` is a DecodeError.
         return False
+
+
+def _is_nested_too_deeply(text: str) -> bool:
+    """Whether JSON text is nested deeper than `MAX_NESTING`."""
+    if text.count("[") + text.count("{") <= MAX_NESTING:  # nearly always
+        return False
+    depth = 0
+    for found in _STRINGS_AND_BRACKETS.finditer(text):
+        if found[0] in ("[", "{"):
+            depth += 1
+            if depth > MAX_NESTING:
+                return True
+        elif found[0] in ("]", "}"):
+            depth -= 1
+    return False
