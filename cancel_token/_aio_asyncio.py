@@ -124,11 +124,17 @@ class AsyncioBinding(Binding):
                 except CancelledError as error:
                     cancellation = error
                     comes_again = False
+        try:
+            return Interruption(partial(_raise, cancellation), comes_again)
+        finally:
+            del cancellation  # its traceback leads to this frame: no circle
 
-        def let_go_on() -> NoReturn:
-            raise cancellation
 
-        return Interruption(let_go_on, comes_again)
+def _raise(error: BaseException) -> NoReturn:
+    try:
+        raise error
+    finally:
+        del error
 
 
 def _is_from_a_scope(error: CancelledError) -> bool:

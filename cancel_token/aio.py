@@ -289,7 +289,7 @@ class _Work(Generic[T]):
         """Return or raise what the call did, or let the runtime's cancellation go on."""
         # It has reported and has nothing more to do, so this is a matter of microseconds.
         self._thread.join()
-        error = self._error
+        error, self._error = self._error, None
         try:
             if interruption is not None:
                 stopped = (
@@ -301,4 +301,4 @@ class _Work(Generic[T]):
                 raise error
             return self._value
         finally:
-            del error, self
+            del error, interruption  # as in run_sync()
