@@ -272,7 +272,7 @@ class ModelCall:
     def _refused(self, answer: NotAStream, key: str | None) -> "_Failure":
         """What an answer means that is no stream."""
         status = answer.status
-        words = _without(self.dialect.error(status, answer.body).strip(), key)
+        words = without_key(self.dialect.error(status, answer.body).strip(), key)
         if len(words) > _MAX_WORDS:
             words = words[:_MAX_WORDS] + "..."
         host, model = self.options.producer.host, self.options.producer.model
@@ -298,7 +298,7 @@ class ModelCall:
                     f"{host} answered with {media_type} and not with a stream of events: {words}",
                 )
             case _ if status < 400:
-                location = _without(answer.headers.get("location", "somewhere else"), key)
+                location = without_key(answer.headers.get("location", "somewhere else"), key)
                 kind, said = "bad_request", f"{host} sends us to {location}: use that as the base URL"
             case _:
                 kind, said = "bad_request", f"{host} refused the request: {words}"
@@ -334,12 +334,12 @@ def _after(attempt: int, error: ModelCallError) -> ModelCallError:
 
 def _without_key(error: ModelCallError, key: str | None) -> ModelCallError:
     """The same error with the key blacked out; another object if it was in there."""
-    text = _without(str(error), key)
+    text = without_key(str(error), key)
     return error if text == str(error) else _with_text(error, text)
 
 
-def _without(text: str, key: str | None) -> str:
-    """Some hosts repeat a wrong key in full."""
+def without_key(text: str, key: str | None) -> str:
+    """A host's words with the key blacked out: some repeat a wrong one in full."""
     return text.replace(key, "[the key]") if key else text
 
 

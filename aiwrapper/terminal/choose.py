@@ -11,7 +11,7 @@ from requests import RequestException
 
 from aiwrapper._core.dialect import Dialect
 from aiwrapper._core.errors import AiwrapperError, ModelCallError
-from aiwrapper._model_call import RemoteHost
+from aiwrapper._model_call import RemoteHost, without_key
 from aiwrapper.dialects.hosts import HOSTS
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.lang import Lang
@@ -158,7 +158,7 @@ def _models(place: _Place, token: CancelToken) -> list[str]:
         except RequestException as error:
             raise network_error(error, place.base_url) from error
         if response.status_code != 200:
-            said = place.dialect.error(response.status_code, response.content)
+            said = without_key(place.dialect.error(response.status_code, response.content), place.api_key)
             raise ModelCallError(
                 f"{place.name} was asked which models it has and refused (HTTP {response.status_code}): {said}",
                 kind="authentication" if response.status_code in (401, 403) else "provider",

@@ -1,6 +1,8 @@
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
@@ -124,6 +126,38 @@ def test_a_wrong_key_is_said_when_the_models_are_asked_for(server: LocalModel, r
     with pytest.raises(ModelCallError, match="HTTP 401") as caught:
         chosen(resources, server.base_url, None, {"AIWRAPPER_API_KEY": "sk-wrong-key-1234567890"})
     assert "sk-wrong-key-1234567890" not in str(caught.value)
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A host that answers one question so; its base URL."""
+    with create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while not connection.recv(65536).endswith(b"\r\n\r\n"):
+                    pass
+                head = f"HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        thread.join()
+
+
+def test_a_host_that_repeats_the_key_when_asked_for_models_is_not_quoted_with_it(
+    resources: ExitStack,
+) -> None:
+    key = "sk-wrong-key-1234567890"
+    with (
+        answering(401, b'{"error": {"message": "no such key: %s"}}' % key.encode()) as base_url,
+        pytest.raises(ModelCallError, match=r"no such key: \[the key\]") as caught,
+    ):
+        chosen(resources, base_url, None, {"AIWRAPPER_API_KEY": key})
+
+    assert key not in str(caught.value)
 
 
 def test_a_host_that_lists_no_models_is_said(resources: ExitStack) -> None:
