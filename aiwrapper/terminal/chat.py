@@ -24,7 +24,8 @@ from aiwrapper.terminal.choose import choose, host_of
 from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.keyboard import Asker, echo
 from aiwrapper.terminal.model import offer_model
-from aiwrapper.terminal.render import AnswerView, printable
+from aiwrapper.terminal.printing import printable
+from aiwrapper.terminal.render import AnswerView
 from aiwrapper.toolbox import toolbox
 from cancel_token import Cancelled, CancelToken
 from cancel_token.signals import cancel_on_sigint
@@ -64,7 +65,7 @@ def chat(options: argparse.Namespace) -> int:
             raise Busy(f"conversation {chat_id[:SHOWN_ID_CHARACTERS]} is open in another terminal") from error
         conversation = settle(store.load(chat_id))
 
-        console.print(Text(f"Talking to {choice.description}. {HELP}", style="dim"))
+        console.print(Text(f"Talking to {printable(choice.description)}. {HELP}", style="dim"))
         _show_conversation(console, conversation)
         view = resources.enter_context(AnswerView(console, clock=time.monotonic))
         tools = toolbox(Asker(console, view.hands_off))

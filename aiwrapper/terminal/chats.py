@@ -10,7 +10,7 @@ from rich.table import Table
 
 from aiwrapper._core.errors import AiwrapperError
 from aiwrapper.store import ConversationSummary, Store
-from aiwrapper.terminal.render import printable
+from aiwrapper.terminal.printing import printable
 
 SHOWN_ID_CHARACTERS = 8
 

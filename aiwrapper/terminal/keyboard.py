@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from aiwrapper.terminal.render import printable
+from aiwrapper.terminal.printing import printable
 from cancel_token import CancelToken
 
 if sys.platform != "win32":

@@ -20,8 +20,7 @@ from rich.text import Text
 
 from aiwrapper._core import log
 from aiwrapper._core.messages import ToolOutcome
-
-_CONTROL_CHARACTERS = {code: None for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+from aiwrapper.terminal.printing import printable
 
 STATUS_WORDS: dict[ToolOutcome, str] = {
     "returned": "done",
@@ -33,11 +32,6 @@ STATUS_WORDS: dict[ToolOutcome, str] = {
     "interrupted_running": "was stopped while it ran",
     "sibling_failed": "was given up",
 }
-
-
-def printable(text: str) -> str:
-    """The text without the characters that steer a terminal."""
-    return text.translate(_CONTROL_CHARACTERS)
 
 
 class _Lines:

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from aiwrapper._core import log
 from aiwrapper._core.messages import Producer
-from aiwrapper.terminal.render import AnswerView, Countdown, MarkdownStream, printable
+from aiwrapper.terminal.printing import printable
+from aiwrapper.terminal.render import AnswerView, Countdown, MarkdownStream
 from tests.aiwrapper.terminal.screens import Screen
 
 PRODUCER = Producer("openai_chat", "example.org", model="m")
@@ -65,6 +66,10 @@ def test_a_block_taller_than_the_screen_leaves_its_end_in_sight() -> None:
 @given(st.text())
 def test_nothing_from_outside_can_steer_the_terminal(hostile: str) -> None:
     assert not [c for c in printable(hostile) if (ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160]
+
+
+def test_what_is_shown_is_read_in_the_order_it_has() -> None:
+    assert "echo hi # " == printable("echo \u202ehi\u2066 # \u202c\u2069")
 
 
 @pytest.mark.parametrize(
