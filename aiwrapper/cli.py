@@ -1,6 +1,7 @@
 """The command `aiwrapper`: its arguments, and nothing that takes time before they are read."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from aiwrapper._core.errors import AiwrapperError
 from aiwrapper.terminal.exit_status import ExitStatus
+from aiwrapper.terminal.printing import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,11 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if it failed; 2 for wrong usage; 130 if it was stopped with Ctrl-C.
     """
+    _take_any_text()
     options = _parser().parse_args(arguments)
     try:
         return _run(options)
     except AiwrapperError as error:
-        print(f"aiwrapper: {error}", file=sys.stderr)
+        print(f"aiwrapper: {printable(str(error))}", file=sys.stderr)
         return ExitStatus.FAILED
     except ModuleNotFoundError as error:
         if error.name not in ("rich", "prompt_toolkit"):
@@ -34,6 +37,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # closing the stream here keeps the interpreter from complaining about it at exit.
         sys.stdout = None  # what the interpreter itself does without a console
         return ExitStatus.FAILED
+
+
+def _take_any_text() -> None:
+    """Let no letter be a traceback that the terminal's encoding does not know, and no byte that is none in it."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.keyboard import Asker, echo
 from aiwrapper.terminal.render import AnswerView
 from aiwrapper.toolbox import toolbox
-from cancel_token import CancelToken
+from cancel_token import Cancelled, CancelToken
 from cancel_token.signals import cancel_on_sigint
 
 _EXIT_STATUS = {"completed": ExitStatus.OK, "stopped": ExitStatus.STOPPED, "failed": ExitStatus.FAILED}
@@ -44,7 +44,12 @@ def ask(options: argparse.Namespace) -> int:
     with ExitStack() as resources:
         resources.enter_context(cancel_on_sigint(token))
         resources.enter_context(echo(on=False))
-        choice = choose(options.host, options.model, environment=os.environ, token=token, resources=resources)
+        try:
+            choice = choose(
+                options.host, options.model, environment=os.environ, token=token, resources=resources
+            )
+        except Cancelled:
+            return ExitStatus.STOPPED
         if choice.is_voice:
             print(f"aiwrapper: this is {choice.description}", file=sys.stderr)
         view = resources.enter_context(

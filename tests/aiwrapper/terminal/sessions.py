@@ -3,8 +3,11 @@
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from socket import create_server
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +33,25 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "PYTHONWARNINGS": "error",
         **more,
     }
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[str]:
+    """A host that answers one question so; its base URL."""
+    with create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while not connection.recv(65536).endswith(b"\r\n\r\n"):
+                    pass
+                head = f"HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+                connection.sendall(head.encode() + body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        thread.join()
 
 
 class Terminal:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
@@ -13,7 +14,7 @@ from aiwrapper._core.log_json import load_log
 from aiwrapper._core.messages import AssistantMessage
 from aiwrapper._core.validity import validate
 from aiwrapper.testing import FakeProvider, HttpError, Say, Turn
-from tests.aiwrapper.terminal.sessions import PATIENCE_SECONDS, PROGRAM, environment
+from tests.aiwrapper.terminal.sessions import PATIENCE_SECONDS, PROGRAM, answering, environment
 
 STORY = Turn((Say(("Once upon ", "a time ", "there was ", "a river.")),))
 
@@ -102,9 +103,7 @@ def test_a_reader_that_leaves_stops_the_run_without_a_word(provider: FakeProvide
     provider.add(Turn((Say(("many words " * 100,) * 1000),)))
     reading, writing = os.pipe()
     with (
-        provider.hold_at(
-            "mid_body"
-        ) as hold,  # half of it is more than a pipe takes: the program has to notice
+        provider.hold_at("mid_body"),  # half of it is more than a pipe takes: the program has to notice
         subprocess.Popen(
             command(provider, "Talk"),
             env=environment(tmp_path, AIWRAPPER_API_KEY=provider.api_key),
@@ -146,6 +145,64 @@ def test_a_key_of_a_known_host_is_sent_nowhere_else(provider: FakeProvider, tmp_
 
     assert done.returncode == 1
     assert "authorization" not in provider.requests[0].headers
+
+
+def test_a_stop_while_the_host_is_asked_for_its_models_exits_with_130(tmp_path: Path) -> None:
+    with (
+        create_server(("127.0.0.1", 0)) as silent,
+        subprocess.Popen(
+            [PROGRAM, "ask", "--host", f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "Hello"],
+            env=environment(tmp_path),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        connection, _ = silent.accept()
+        with connection:
+            connection.recv(1)
+            process.send_signal(signal.SIGINT)
+            said, errors = process.communicate(timeout=PATIENCE_SECONDS)
+
+    assert (130, "", "") == (process.returncode, said, errors)
+
+
+def test_letters_that_the_output_does_not_know_are_replaced(provider: FakeProvider, tmp_path: Path) -> None:
+    provider.add(Turn((Say(("Grüße ", "\N{GRINNING FACE}")),)))
+    done = ask(provider, tmp_path, "Hello", PYTHONIOENCODING="ascii")
+
+    assert (0, "Gr??e ?\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_bytes_that_are_no_text_are_replaced(provider: FakeProvider, tmp_path: Path) -> None:
+    more = {"AIWRAPPER_API_KEY": provider.api_key, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        command(provider),
+        env=environment(tmp_path, **more),
+        input=b"What is \xff\xfe?",
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert "What is \ufffd\ufffd?" == provider.requests[0].json()["messages"][0]["content"]
+
+
+def test_the_words_of_a_host_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    with answering(500, b'{"error": {"message": "broken \\u001b[2J"}}') as base_url:
+        done = subprocess.run(
+            [PROGRAM, "ask", "--host", base_url, "Hello"],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "broken [2J" in done.stderr
 
 
 def test_an_empty_question_is_wrong_usage(provider: FakeProvider, tmp_path: Path) -> None:

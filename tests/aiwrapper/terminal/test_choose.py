@@ -1,8 +1,6 @@
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from socket import create_server
 
 import pytest
 
@@ -13,6 +11,7 @@ from aiwrapper.terminal.choose import Choice, NoModel, choose
 from aiwrapper.testing import FakeProvider
 from cancel_token import Cancelled, CancelToken
 from tests.aiwrapper.gguf import write_counter
+from tests.aiwrapper.terminal.sessions import answering
 
 
 @pytest.fixture(autouse=True)
@@ -126,25 +125,6 @@ def test_a_wrong_key_is_said_when_the_models_are_asked_for(server: LocalModel, r
     with pytest.raises(ModelCallError, match="HTTP 401") as caught:
         chosen(resources, server.base_url, None, {"AIWRAPPER_API_KEY": "sk-wrong-key-1234567890"})
     assert "sk-wrong-key-1234567890" not in str(caught.value)
-
-
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[str]:
-    """A host that answers one question so; its base URL."""
-    with create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                while not connection.recv(65536).endswith(b"\r\n\r\n"):
-                    pass
-                head = f"HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-                connection.sendall(head.encode() + body)
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        thread.join()
 
 
 def test_a_host_that_repeats_the_key_when_asked_for_models_is_not_quoted_with_it(
