@@ -11,6 +11,7 @@ import asyncio
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
+from os import getpid
 from typing import Any, NoReturn, Self
 
 import anyio
@@ -76,12 +77,13 @@ class AsyncioBinding(Binding):
             raise RuntimeError("cancel_token.aio works inside a task of trio or asyncio only")
         return cls(task.get_loop())
 
-    def _run_soon(self, fn: Callable[[], object]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(fn)
-        except RuntimeError:
-            if not self._loop.is_closed():
-                raise
+    def run_soon(self, fn: Callable[[], object]) -> None:
+        if getpid() == self.process_id:
+            try:
+                self._loop.call_soon_threadsafe(fn)
+            except RuntimeError:
+                if not self._loop.is_closed():
+                    raise
 
     def new_scope(self) -> PatientScope:
         return PatientScope()

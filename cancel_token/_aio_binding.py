@@ -51,22 +51,18 @@ class Interruption:
 class Binding(ABC):
     """One task's event loop, as other threads may reach it (T-S13)."""
 
-    __slots__ = ("_process_id",)
+    __slots__ = ("process_id",)
 
     def __init__(self) -> None:
-        self._process_id = os.getpid()
+        self.process_id = os.getpid()
 
+    @abstractmethod
     def run_soon(self, fn: Callable[[], object]) -> None:
         """Call `fn()` in the loop's thread; from any thread, and from a signal handler.
 
         Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
         copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
         """
-        if os.getpid() == self._process_id:
-            self._run_soon(fn)
-
-    @abstractmethod
-    def _run_soon(self, fn: Callable[[], object]) -> None: ...
 
     @abstractmethod
     def new_scope(self) -> Scope:

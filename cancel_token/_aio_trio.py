@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from os import getpid
 from typing import NoReturn, Self
 
 import trio
@@ -27,11 +28,12 @@ class TrioBinding(Binding):
     def current(cls) -> Self:
         return cls()
 
-    def _run_soon(self, fn: Callable[[], object]) -> None:
-        try:
-            self._entry.run_sync_soon(fn)
-        except trio.RunFinishedError:
-            pass
+    def run_soon(self, fn: Callable[[], object]) -> None:
+        if getpid() == self.process_id:
+            try:
+                self._entry.run_sync_soon(fn)
+            except trio.RunFinishedError:
+                pass
 
     def new_scope(self) -> trio.CancelScope:
         return trio.CancelScope()

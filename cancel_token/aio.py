@@ -77,16 +77,20 @@ class _TokenScope:
     ) -> bool:
         # Not close(): a callback that is under way in another thread only cancels a scope that has been left.
         self._registration.unregister()
-        if error is None:
-            self._scope.__exit__(None, None, None)
-            return False
-        left = self._left_by_scope(error)
-        if left is not None:
-            left = self._left_by_us(left)
-        if left is None:
-            return True
-        if left is error:
-            return False
+        scope = self._scope
+        if error is None or not isinstance(error, (Cancelled, BaseExceptionGroup)):
+            swallowed = bool(scope.__exit__(kind, error, traceback))
+            if scope.cancelled_caught and swallowed:
+                self._after_caught()
+            return swallowed
+        left: BaseException | None
+        try:
+            left = None if scope.__exit__(kind, error, traceback) else error
+        except BaseException as rest:  # it has taken its own cancellation out of a group
+            left = rest
+        left = self._without_ours(left)
+        if left is None or left is error:
+            return left is None
         context = left.__context__
         try:
             raise left
@@ -94,15 +98,11 @@ class _TokenScope:
             left.__context__ = context  # or the part that was dealt with would be shown as its cause
             del left, context, error
 
-    def _left_by_scope(self, error: BaseException) -> BaseException | None:
-        """Let the runtime's scope take its own cancellation out, alone or in a group."""
-        try:
-            swallowed = self._scope.__exit__(type(error), error, error.__traceback__)
-        except BaseException as left:
-            return left
-        return None if swallowed else error
+    def _after_caught(self) -> None:
+        """The runtime's scope has swallowed its own cancellation, and nothing else was raised."""
 
-    def _left_by_us(self, error: BaseException) -> BaseException | None:
+    def _without_ours(self, error: BaseException | None) -> BaseException | None:
+        """What is to be raised of a `Cancelled` or a group, out of which the runtime's scope has taken its own."""
         raise NotImplementedError
 
     def _is_ours(self, error: BaseException) -> bool:
@@ -136,7 +136,9 @@ class move_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
 
     __slots__ = ()
 
-    def _left_by_us(self, error: BaseException) -> BaseException | None:
+    def _without_ours(self, error: BaseException | None) -> BaseException | None:
+        if error is None:
+            return None
         ours, rest = self._split(error)
         if ours is not None:
             self._caught = True
@@ -160,11 +162,12 @@ class fail_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
 
     __slots__ = ()
 
-    def _left_by_scope(self, error: BaseException) -> BaseException | None:
-        left = super()._left_by_scope(error)
-        return Cancelled(self.token) if left is None else left
+    def _after_caught(self) -> None:
+        raise Cancelled(self.token)
 
-    def _left_by_us(self, error: BaseException) -> BaseException | None:
+    def _without_ours(self, error: BaseException | None) -> BaseException | None:
+        if error is None:
+            return Cancelled(self.token)
         ours, rest = self._split(error)
         if ours is None:
             return error
