@@ -25,6 +25,9 @@ Confirm: TypeAlias = Callable[[str, CancelToken], bool]
 MAX_RESULT_CHARACTERS = 20_000
 """Chosen by hand: about 5,000 tokens, which leaves room in the smallest context windows in use."""
 
+_READ_BYTES = 4 * MAX_RESULT_CHARACTERS
+"""What is kept of an output at all: four bytes are the most that one character takes."""
+
 
 def toolbox(confirm: Confirm) -> Mapping[str, Tool[..., str]]:
     """The three tools by name.
@@ -37,7 +40,7 @@ def toolbox(confirm: Confirm) -> Mapping[str, Tool[..., str]]:
     def shell(command: str, *, token: CancelToken) -> str:
         """Run a shell command and return its exit status and its output."""
         _ask(confirm, f"run in the shell: {command}", token)
-        done = run(["sh", "-c", command], token=token)
+        done = run(["sh", "-c", command], token=token, max_output_bytes=_READ_BYTES)
         output = (done.stdout + done.stderr).decode("utf-8", "replace")
         return _bounded(f"exit status {done.returncode}\n{output}")
 
@@ -66,7 +69,7 @@ def _ask(confirm: Confirm, what: str, token: CancelToken) -> None:
 def _bounded(text: str) -> str:
     if len(text) <= MAX_RESULT_CHARACTERS:
         return text
-    return f"{text[:MAX_RESULT_CHARACTERS]}\n[cut here: {len(text)} characters in all]"
+    return f"{text[:MAX_RESULT_CHARACTERS]}\n[cut here: there is more]"
 
 
 def _run_python(code: str, token: CancelToken) -> str:
@@ -109,6 +112,6 @@ def _text(response: requests.Response) -> str:
     body = bytearray()
     for chunk in response.iter_content(chunk_size=None):
         body += chunk
-        if len(body) > 4 * MAX_RESULT_CHARACTERS:  # four bytes are the most that one character takes
+        if len(body) > _READ_BYTES:
             break
     return body.decode(response.encoding or "utf-8", "replace")

@@ -1,6 +1,7 @@
 import http.server
 import os
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,18 @@ def pages() -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_an_output_without_end_does_not_fill_the_memory() -> None:
+    tracemalloc.start()
+    try:
+        result = SHELL(command="head -c 20000000 /dev/zero | tr '\\0' a", token=CancelToken())
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert result.endswith("a\n[cut here: there is more]")
+    assert peak_bytes < 5_000_000
 
 
 def test_fetch_returns_status_and_text(pages: str) -> None:
