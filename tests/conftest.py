@@ -18,6 +18,6 @@ def no_thread_left_alive() -> Iterator[None]:
         for thread in threading.enumerate()
         if thread not in before and not thread.name.startswith(ALLOWED_THREADS)
     ]
-    for thread in left:  # a thread that is on its way out is given the time to leave; one that stays is a leak
+    for thread in left:  # one that is on its way out is given the time to leave; one that stays is a leak
         thread.join(timeout=5)
     assert [] == [thread.name for thread in left if thread.is_alive()]
