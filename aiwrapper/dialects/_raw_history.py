@@ -39,8 +39,10 @@ class RawHistory:
         self._producer = producer
         self._messages: list[UserMessage | AssistantMessage | ToolMessage] = []
         self._results: list[ToolResult] = []
-        self._calls: list[ToolCall] = []
-        self._answered: set[str] = set()
+        # By the provider's id: our ids of the calls without a result, the one to be answered next at the end ...
+        self._open: dict[str | None, list[str]] = {}
+        # ... and that of the newest call, for a second result.
+        self._newest: dict[str | None, str] = {}
 
     def user(self, parts: Sequence[UserPart]) -> None:
         """The user said something, perhaps nothing at all."""
@@ -62,26 +64,23 @@ class RawHistory:
                 calls.append(part)
             said.append(part)
         # The calls of one message are looked through from its first, those of several from the newest.
-        self._calls += reversed(calls)
+        for call in reversed(calls):
+            self._open.setdefault(call.provider_id, []).append(call.id)
+            self._newest[call.provider_id] = call.id
         self._messages.append(AssistantMessage(message_id, tuple(said), producer=self._producer))
 
     def result(self, provider_id: str | None, content: str, outcome: ToolOutcome = "returned") -> None:
         """A result; neighbours become one message."""
-        call_id = self._call_id(provider_id)
-        self._answered.add(call_id)
+        open_calls = self._open.get(provider_id)
+        call_id = (
+            open_calls.pop() if open_calls else self._newest.get(provider_id, f"raw.orphan.{provider_id}")
+        )
         self._results.append(ToolResult(call_id, content, outcome=outcome))
 
     def conversation(self) -> Conversation:
         """All that was read."""
         self._close_results()
         return Conversation.of(self._messages)
-
-    def _call_id(self, provider_id: str | None) -> str:
-        same = [call.id for call in reversed(self._calls) if call.provider_id == provider_id]
-        for call_id in same:
-            if call_id not in self._answered:
-                return call_id
-        return same[0] if same else f"raw.orphan.{provider_id}"
 
     def _close_results(self) -> None:
         if self._results:

@@ -471,3 +471,25 @@ def test_any_json_can_be_judged(raw: Any) -> None:
             {"messages": [raw]},
         ):
             assert all(found.rule and found.message for found in dialect.violations(body))
+
+
+def test_a_result_finds_its_call_without_looking_through_all_of_them() -> None:
+    class CountedId(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            CountedId.compared += 1
+            return str.__eq__(self, other) is True
+
+        __hash__ = str.__hash__
+
+    raw: list[JsonObject] = []
+    for number in range(200):
+        raw += [
+            {"role": "assistant", "tool_calls": [openai_call(CountedId(f"call_{number}"))]},
+            tool(CountedId(f"call_{number}")),
+        ]
+    conversation = OpenAIChat().decode(raw)
+
+    assert [] == validate(conversation)
+    assert CountedId.compared <= 5 * 200
