@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -161,6 +161,15 @@ class fail_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # it never swallows, and code behind it may rely on that
+
+        def __exit__(
+            self,
+            kind: type[BaseException] | None,
+            error: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> Literal[False]: ...
 
     def _after_caught(self) -> None:
         raise Cancelled(self.token)

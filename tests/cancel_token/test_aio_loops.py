@@ -105,3 +105,38 @@ def test_ctrl_c_in_a_trio_task_is_left_alone() -> None:
 
     assert not token.cancelled
     assert 0 == token.stats().registrations
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_a_forked_child_does_not_call_into_its_parents_loop(backend: str) -> None:
+    """T-S18: the loop's wake-up socket is the parent's, and a lock of it may be held by a thread that stayed there."""
+    program = f"""
+import asyncio, os, warnings
+import anyio, anyio.lowlevel, trio
+from cancel_token import CancelToken
+from cancel_token.aio import move_on_cancel
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*multi-threaded.*")
+
+def refuse(*arguments, **options):
+    os._exit(3)
+
+async def main():
+    token = CancelToken()
+    with move_on_cancel(token) as scope:
+        process = os.fork()
+        if process == 0:
+            trio.lowlevel.TrioToken.run_sync_soon = refuse
+            asyncio.BaseEventLoop.call_soon_threadsafe = refuse
+            os._exit(0 if token.cancel() else 1)
+        assert 0 == os.waitpid(process, 0)[1]
+        await anyio.lowlevel.checkpoint()
+        assert not token.cancelled
+        token.cancel()
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+anyio.run(main, backend={backend!r})
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
