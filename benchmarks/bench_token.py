@@ -9,8 +9,8 @@ callbacks do, sockets (bench_stop.py), and contention of more than two threads.
 The limits were set for CPython 3.11. `threading.Event()` became two to four times cheaper with 3.12 and 3.13, and
 a token did not, so that there the two rows about making one are beyond their limits.
 
-The row about waking is beyond its limit, too: before it wakes anybody, `cancel()` makes a reason, claims the token
-and marks the tree, of which `Event.set()` has no need.
+In the row about waking, a coin decides in each round which of the two goes first: how deeply the other processor
+sleeps depends on what came before, and that weighs more than all that either of them does.
 
 Peers are looked for in DIR, which `pip install --no-deps --target DIR/NAME NAME` fills, one folder for each: the
 distribution `cancel-token` has our import name, so each peer is measured in a process of its own.
@@ -22,12 +22,13 @@ import argparse
 import gc
 import platform
 import queue
+import random
 import subprocess
 import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from pathlib import Path
 
 import attrs
@@ -136,15 +137,23 @@ class Sleeper:
 
 
 def wake_latencies(repeats: int) -> tuple[float, float]:
-    """Median nanoseconds for a token and for an event, measured in turn on the same thread."""
-    sleeper = Sleeper()
+    """Median nanoseconds for a token and for an event, measured in pairs on the same thread."""
+    sleeper, coin = Sleeper(), random.Random(0)
     token_seconds, event_seconds = [], []
     for _ in range(repeats):
-        token = CancelToken()
-        token_seconds.append(sleeper.latency(token.wait, token.cancel, lambda held=token._held: held))  # type: ignore[misc]  # bound early
-        event = threading.Event()
+        token, event = CancelToken(), threading.Event()
         waiters = event._cond._waiters  # type: ignore[attr-defined]  # the only way to see that it waits
-        event_seconds.append(sleeper.latency(event.wait, event.set, lambda waiters=waiters: waiters))  # type: ignore[misc]  # bound early
+
+        def measure_token(token: CancelToken = token) -> None:
+            token_seconds.append(sleeper.latency(token.wait, token.cancel, lambda: token._held))
+
+        def measure_event(event: threading.Event = event, waiters: Sized = waiters) -> None:
+            event_seconds.append(sleeper.latency(event.wait, event.set, lambda: waiters))
+
+        pair: list[Callable[[], None]] = [measure_token, measure_event]
+        coin.shuffle(pair)
+        for measure in pair:
+            measure()
     sleeper.waits.put(None)
     sleeper.thread.join()
     return sorted(token_seconds)[repeats // 2] * 1e9, sorted(event_seconds)[repeats // 2] * 1e9

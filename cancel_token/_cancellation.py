@@ -236,17 +236,22 @@ class Cancellation:
 
         A KeyboardInterrupt goes on as itself wherever it struck, since `except KeyboardInterrupt` must meet it.
         """
-        errors = self.errors
+        errors, self.errors = self.errors, []
         if interrupt is None:
             interrupt = next((error for error in errors if isinstance(error, KeyboardInterrupt)), None)
         errors = [error for error in errors if error is not interrupt]
         group = BaseExceptionGroup(f"callbacks of {self.token!r} raised", errors) if errors else None
-        if interrupt is not None:
-            if group is None:
-                raise interrupt
-            raise interrupt from group
-        if group is not None:
-            raise group
+        try:
+            if interrupt is not None:
+                if group is None:
+                    raise interrupt
+                raise interrupt from group
+            if group is not None:
+                raise group
+        finally:
+            # An exception holds this frame by its traceback, and the caller's: without this a cycle would keep
+            # alive, until the next run of the garbage collector, whatever the caller has in its variables.
+            del interrupt, group, errors
 
     def report_errors(self) -> None:
         """Tell `sys.unraisablehook` what the callbacks raised: nobody above could catch it (T-S3)."""

@@ -116,8 +116,8 @@ class _Service:
     def _ensure_thread(self) -> None:
         if not self._threads:
             if not self._hooked:
+                os.register_at_fork(after_in_child=self._after_fork)  # twice does no harm, never would
                 self._hooked = True
-                os.register_at_fork(after_in_child=self._after_fork)
             # Not threading.Thread: its start() takes locks that a signal handler may have interrupted the
             # holder of. Two callers may both come here: the second thread finds the office taken and leaves.
             _thread.start_new_thread(self._serve, ())
@@ -170,8 +170,7 @@ service = _Service()
 class _SystemClock:
     """The machine's monotonic clock; deadlines are kept by the service thread."""
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)  # not by a call of ours in between: whoever waits waits for that, too
 
     def schedule(self, token: CancelToken, when: float) -> None:
         service.schedule(when, token)

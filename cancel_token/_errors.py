@@ -47,16 +47,22 @@ class CancelReason:
         return f"{self.message} ({kind})" if self.message else kind
 
 
+_new_reason = CancelReason.__new__
+# The slots' own setters: CancelReason is frozen for everybody else, and these are quicker than object.__setattr__.
+_set_kind, _set_message, _set_at, _set_cause = (
+    getattr(CancelReason, name).__set__ for name in ("kind", "message", "at", "cause")
+)
+
+
 def trusted_reason(
     kind: CancelKind, message: str, at: float | None, cause: CancelReason | None = None
 ) -> CancelReason:
     """Make a reason without validating it: a thread that waits is woken only after `cancel()` has made one."""
-    reason = CancelReason.__new__(CancelReason)
-    set_field = object.__setattr__  # frozen, for everybody else
-    set_field(reason, "kind", kind)
-    set_field(reason, "message", message)
-    set_field(reason, "at", at)
-    set_field(reason, "cause", cause)
+    reason = _new_reason(CancelReason)
+    _set_kind(reason, kind)
+    _set_message(reason, message)
+    _set_at(reason, at)
+    _set_cause(reason, cause)
     return reason
 
 

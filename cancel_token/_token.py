@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
+from _thread import LockType
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
@@ -22,7 +23,14 @@ from weakref import ref
 import attrs
 
 from cancel_token import _origins
-from cancel_token._cancellation import Cancellation, Running, cancel_all, derive, thread_state
+from cancel_token._cancellation import (
+    MAX_LATER_REASONS,
+    Cancellation,
+    Running,
+    cancel_all,
+    derive,
+    thread_state,
+)
 from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
 from cancel_token._errors import Cancelled, CancelReason, trusted_reason
 
@@ -195,7 +203,7 @@ class CancelToken:
     def any(cls, *tokens: CancelToken, timeout: float | None = None, name: str | None = None) -> CancelToken:
         """Make a token that is cancelled as soon as the first of `tokens` is; their children's common child.
 
-        It takes its clock from the first token.
+        It takes its clock from the first token that is not `never()`.
 
         Args:
             *tokens: At least one.
@@ -207,10 +215,10 @@ class CancelToken:
         """
         if not tokens:
             raise ValueError("CancelToken.any() needs at least one token")
-        child = CancelToken(None, name, tokens[0]._clock)
-        for token in dict.fromkeys(tokens):
-            if token is not _NEVER:
-                child._link(token)
+        parents = [token for token in dict.fromkeys(tokens) if token is not _NEVER]
+        child = CancelToken(None, name, parents[0]._clock if parents else None)
+        for parent in parents:
+            child._link(parent)
         if timeout is not None:
             child.cancel_after(timeout)
         return child
@@ -242,7 +250,8 @@ class CancelToken:
     @property
     def later_reasons(self) -> tuple[CancelReason, ...]:
         """The reasons that came too late, oldest first, at most eight."""
-        return tuple(self._reasons[1:])
+        # Not all of them: a call that was interrupted before its append may have added one too many.
+        return tuple(self._reasons[1 : 1 + MAX_LATER_REASONS])
 
     @property
     def clock(self) -> Clock:
@@ -251,7 +260,11 @@ class CancelToken:
 
     @property
     def deadline(self) -> float | None:
-        """When the clock will cancel it: seconds of its clock, the nearest of its own and its ancestors'."""
+        """When the clock will cancel it: seconds of its clock, the nearest of its own and its ancestors'.
+
+        Two calls of `cancel_after()` on one token at the same moment may leave the later time here; the token is
+        cancelled at the earlier one all the same.
+        """
         nearest = math.inf
         for token in self._lineage():
             if token._deadline is not None and token._deadline < nearest and token._clock is self._clock:
@@ -310,15 +323,39 @@ class CancelToken:
                 run, too; what other callbacks raised is its `__cause__`.
         """
         try:  # nothing stands before it, so that an interruption finds us inside
-            cancellation = self._cancellation(reason)
+            origin = self._origin(reason)
+            # The short way, for a token on which nothing but threads hangs: it makes the same moves as a
+            # Cancellation in the same order, so that one can take over after each of them.
+            reasons = self._reasons
+            if not reasons:
+                reasons.append(origin)
+            self.cancelled = True  # type: ignore[misc]  # read-only for users
+            if reasons[0] is origin and not self._children:  # else there is a tree to be marked first (T-S1)
+                others = False
+                for key in list(self._held):
+                    if type(key) is LockType:
+                        try:
+                            key.release()
+                        except RuntimeError:  # as in wake(), whose call would cost more than this
+                            pass
+                    else:
+                        others = True
+                self._settled = True
+                if not others:
+                    return True
+            cancellation = Cancellation(self, origin)
             cancellation.flag()
             if cancellation.to_run:
                 cancellation.run()
         except BaseException as interrupt:
             try:
                 cancellation  # noqa: B018
-            except UnboundLocalError:  # interrupted before it was there; a bad reason is raised once more
-                cancellation = self._cancellation(reason)
+            except UnboundLocalError:  # interrupted before it was there
+                try:
+                    origin  # noqa: B018
+                except UnboundLocalError:  # a bad reason is raised once more
+                    origin = self._origin(reason)
+                cancellation = Cancellation(self, origin)
             cancellation.flag()
             cancellation.run()
             self._unpin_lineage()  # the way up may have been interrupted, too
@@ -339,11 +376,18 @@ class CancelToken:
         Returns:
             True if this call decided it.
         """
-        cancellation = self._cancellation(reason)
-        try:
+        try:  # nothing stands before it, as in cancel()
+            cancellation = self._cancellation(reason)
             cancellation.flag()
-        finally:  # flagging again after an interruption is the service's first step
             service.run_soon(cancellation)
+        except BaseException:
+            try:
+                cancellation  # noqa: B018
+            except UnboundLocalError:
+                cancellation = self._cancellation(reason)
+            cancellation.flag()
+            service.run_soon(cancellation)  # twice is as good as once
+            raise
         return cancellation.won
 
     def cancel_and_report(self, reason: str | CancelReason = "cancelled") -> bool:
@@ -357,8 +401,17 @@ class CancelToken:
         Returns:
             True if this call decided it.
         """
-        cancellation = self._cancellation(reason)
-        cancel_all([cancellation])
+        try:  # nothing stands before it, as in cancel()
+            cancellation = self._cancellation(reason)
+            cancel_all((cancellation,))
+        except BaseException:
+            try:
+                cancellation  # noqa: B018
+            except UnboundLocalError:
+                cancellation = self._cancellation(reason)
+            cancel_all((cancellation,))
+            self._unpin_lineage()
+            raise
         return cancellation.won
 
     def cancel_after(self, seconds: float) -> None:
@@ -466,8 +519,8 @@ class CancelToken:
         lock = threading.Lock()
         lock.acquire()
         held = self._held
-        held[lock] = None
         try:
+            held[lock] = None
             if not self.cancelled:  # published, so look again
                 if timeout is None:
                     lock.acquire()
@@ -541,14 +594,16 @@ class CancelToken:
         return (self._clock or SYSTEM_CLOCK).now()
 
     def _cancellation(self, reason: object) -> Cancellation:
+        return Cancellation(self, self._origin(reason))
+
+    def _origin(self, reason: object) -> CancelReason:
+        """Make a reason of what a caller gave: always an object of its own, whose identity says which call won."""
         if isinstance(reason, str):
-            return Cancellation(self, trusted_reason("user", reason, self._now()))
+            return trusted_reason("user", reason, (self._clock or SYSTEM_CLOCK).now())
         if isinstance(reason, CancelReason):
-            # Always an object of its own: its identity says which call has won.
-            return Cancellation(
-                self, attrs.evolve(reason, at=self._now() if reason.at is None else reason.at)
-            )
-        raise TypeError(f"reason must be a str or a CancelReason, not {reason!r}")
+            return attrs.evolve(reason, at=self._now() if reason.at is None else reason.at)
+        # "from None", since cancel() asks twice: after an interruption it can't know what has come before it.
+        raise TypeError(f"reason must be a str or a CancelReason, not {reason!r}") from None
 
     def _pin(self) -> None:
         """Make the parents hold this token strongly, up to the roots (T-S7)."""
@@ -612,8 +667,8 @@ class _Never(CancelToken):
 
     __slots__ = ()
 
-    def _cancellation(self, reason: object) -> NoReturn:
-        raise RuntimeError("CancelToken.never() cannot be cancelled: make a token of your own")
+    def _origin(self, reason: object) -> NoReturn:
+        raise RuntimeError("CancelToken.never() cannot be cancelled: make a token of your own") from None
 
     def cancel_after(self, seconds: float) -> NoReturn:
         raise RuntimeError("CancelToken.never() cannot have a deadline: make a child of it")

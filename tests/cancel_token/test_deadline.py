@@ -177,6 +177,17 @@ def test_any_takes_the_nearest_deadline_of_its_parents_on_the_same_clock() -> No
     assert [5, 3, 1] == [token.deadline for token in (first, second, elsewhere)]
 
 
+def test_any_takes_its_clock_from_a_parent_that_has_one() -> None:
+    """`never()` is the default of `token=` parameters and stands first as often as not."""
+    clock = ManualClock()
+    token = CancelToken.any(CancelToken.never(), CancelToken(clock=clock), timeout=5)
+    clock.advance(5)
+
+    assert clock is token.clock
+    assert token.cancelled
+    assert SYSTEM_CLOCK is CancelToken.any(CancelToken.never()).clock
+
+
 def test_the_system_clock_waits_in_slices_for_longer_than_a_lock_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cancel_token._deadline.MAX_WAIT_SECONDS", 0.000_1)
     lock = threading.Lock()

@@ -5,6 +5,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, FunctionType
 from typing import Any
@@ -19,40 +20,51 @@ PACKAGE = os.path.dirname(cancel_token.__file__)
 PREFIX = cancel_token.__name__ + "._"
 
 
+Place = tuple[CodeType, int]  # a code object, and which of the bytecodes run in it, counted from the start
+
+
 class Injector:
-    """Runs a function and does something before its n-th bytecode inside the package.
+    """Runs a function and does something before one of its bytecodes inside the package.
 
     On Python 3.11 by `sys.settrace`; from 3.12 on by `sys.monitoring`, since tracing by bytecode misses some there.
+    Only the code object of that bytecode is watched: watching all of them takes ten times as long.
     """
 
     active: "Injector | None" = None
 
-    def __init__(self, at: int | None, action: Callable[[], object]) -> None:
-        self.at = at
+    def __init__(self, at: Place | None, action: Callable[[], object]) -> None:
+        self.at = at  # None: only note what is run
         self.action = action
-        self.seen = 0
+        self.seen: list[CodeType] = []
+        self.left = 0 if at is None else at[1]
         self.where: CodeType | None = None
         self.thread = threading.get_ident()
 
     def run(self, operation: Callable[[], object]) -> None:
-        before = sys.gettrace()
+        watched = codes_of_package() if self.at is None else {self.at[0]}
         Injector.active = self
-        if sys.version_info < (3, 12):
+        before = sys.gettrace()
+        if sys.version_info >= (3, 12):
+            watch(watched, sys.monitoring.events.INSTRUCTION)
+        else:
             sys.settrace(self._trace)
         try:
             operation()
         finally:
             Injector.active = None
-            if sys.version_info < (3, 12):
+            if sys.version_info >= (3, 12):
+                watch(watched, 0)
+            else:
                 sys.settrace(before)
 
     def _trace(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not is_of_package(frame.f_code):
+        code = frame.f_code
+        if not is_of_package(code) if self.at is None else code is not self.at[0]:
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode":
-            Injector.step(frame.f_code, 0)
+            Injector.step(code, 0)
         return self._trace
 
     @staticmethod
@@ -60,8 +72,11 @@ class Injector:
         self = Injector.active
         if self is None or self.thread != threading.get_ident():
             return
-        self.seen += 1
-        if self.seen - 1 == self.at:
+        if self.at is None:
+            self.seen.append(code)
+        elif self.left:
+            self.left -= 1
+        else:
             self.where = code
             Injector.active = None  # once is what we came for
             if sys.version_info < (3, 12):
@@ -98,30 +113,38 @@ def codes_of_package() -> set[CodeType]:
     return found
 
 
+TOOL = 4  # one of those that nobody has claimed
+
+
+def watch(codes: set[CodeType], events: int) -> None:
+    if sys.version_info >= (3, 12):
+        for code in codes:
+            sys.monitoring.set_local_events(TOOL, code, events)
+
+
 @pytest.fixture(autouse=True)
 def monitored() -> Iterator[None]:
     if sys.version_info >= (3, 12):
-        monitoring, tool = sys.monitoring, 4
-        monitoring.use_tool_id(tool, "injector")
-        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, Injector.step)
-        codes = codes_of_package()
-        for code in codes:
-            monitoring.set_local_events(tool, code, monitoring.events.INSTRUCTION)
+        sys.monitoring.use_tool_id(TOOL, "injector")
+        sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, Injector.step)
         yield
-        for code in codes:
-            monitoring.set_local_events(tool, code, 0)
-        monitoring.register_callback(tool, monitoring.events.INSTRUCTION, None)
-        monitoring.free_tool_id(tool)
+        sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, None)
+        sys.monitoring.free_tool_id(TOOL)
     else:
         yield
 
 
-def bytecodes(prepare: Callable[[], Callable[[], object]]) -> int:
-    """How many bytecodes of the package the operation runs that `prepare` makes ready."""
-    counting = Injector(None, lambda: None)
-    counting.run(prepare())
-    assert counting.seen > 10
-    return counting.seen
+def bytecodes(prepare: Callable[[], Callable[[], object]]) -> list[Place]:
+    """The bytecodes of the package, in order, that the operation runs which `prepare` makes ready."""
+    noting = Injector(None, lambda: None)
+    noting.run(prepare())
+    assert len(noting.seen) > 10
+    run_before: Counter[CodeType] = Counter()
+    places = []
+    for code in noting.seen:
+        places.append((code, run_before[code]))
+        run_before[code] += 1
+    return places
 
 
 class Scene:
@@ -148,10 +171,6 @@ class Scene:
         for name in names:
             if self.registrations[name].unregister():
                 self.left.append(name)
-
-    def register_late(self) -> None:
-        self.root.cancel()
-        self.register("late", self.leaf)
 
     def make_child(self) -> None:
         self.made.append(self.leaf.child())
@@ -182,8 +201,12 @@ OPERATIONS: dict[str, Callable[[Scene], object]] = {
     "close registration": lambda scene: scene.registrations["root"].close(),
     "child": lambda scene: scene.make_child(),
     "close token": lambda scene: scene.middle.close(),
-    "late register": lambda scene: scene.register_late(),
+    "late register": lambda scene: scene.register("late", scene.leaf),
     "wait": lambda scene: scene.leaf.wait(0.000_001),
+}
+
+BEFORE: dict[str, Callable[[Scene], object]] = {
+    "late register": lambda scene: scene.root.cancel("before"),
 }
 
 COMES_IN: dict[str, Callable[[Scene], object]] = {
@@ -234,24 +257,32 @@ def comes_by_signal(act: Callable[[], object]) -> Callable[[], object]:
 
 
 def try_every_bytecode(
-    operation: Callable[[Scene], object],
+    name: str,
     comes_in: Callable[[Scene], object],
     way: Callable[[Callable[[], object]], Callable[[], object]],
 ) -> int:
-    def prepare() -> Callable[[], object]:
+    operation = OPERATIONS[name]
+
+    def make() -> Scene:
         scene = Scene()
+        if name in BEFORE:
+            BEFORE[name](scene)
+        return scene
+
+    def prepare() -> Callable[[], object]:
+        scene = make()
         return lambda: operation(scene)
 
-    cases = bytecodes(prepare)
-    for at in range(cases):
-        scene = Scene()
-        injector = Injector(at, way(lambda scene=scene: comes_in(scene)))  # type: ignore[misc]  # bound early
+    places = bytecodes(prepare)
+    for place in places:
+        scene = make()
+        injector = Injector(place, way(lambda scene=scene: comes_in(scene)))  # type: ignore[misc]  # bound early
         injector.run(lambda scene=scene: operation(scene))  # type: ignore[misc]  # bound early
         assert injector.where is not None
-        if operation is OPERATIONS["close registration"] and "root" not in scene.ran:
+        if name == "close registration" and "root" not in scene.ran:
             scene.left.append("root")
         scene.end()
-    return cases
+    return len(places)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -264,7 +295,7 @@ def test_t_s6_anything_may_come_in_between_any_two_bytecodes(
     request: pytest.FixtureRequest,
 ) -> None:
     for what in COMES_IN if way is comes_by_call else ["cancel"]:
-        cases = try_every_bytecode(OPERATIONS[operation], COMES_IN[what], way)
+        cases = try_every_bytecode(operation, COMES_IN[what], way)
         count(request.config, f"token, something {way.__name__.replace('_', ' ')} at every bytecode", cases)
 
 
@@ -287,15 +318,15 @@ def test_t_s3_a_keyboard_interrupt_in_cancel_loses_nothing(
         scene, token = make()
         return lambda: (scene, token.cancel("operation"))
 
-    cases = bytecodes(prepare)
+    places = bytecodes(prepare)
     not_begun = []
-    for at in range(cases):
+    for number, at in enumerate(places):
         scene, token = make()
         injector = Injector(at, interrupt)
         with pytest.raises(KeyboardInterrupt):
             injector.run(lambda token=token: token.cancel("operation"))  # type: ignore[misc]  # bound early
         if not token.cancelled:
-            not_begun.append(at)
+            not_begun.append(number)
             assert injector.where is not None
             assert CancelToken.cancel.__code__ is injector.where
             assert [] == scene.ran
@@ -307,7 +338,7 @@ def test_t_s3_a_keyboard_interrupt_in_cancel_loses_nothing(
     # Before the first instruction of the function's try statement nothing has been begun that could be lost.
     assert not_begun == list(range(len(not_begun)))
     assert len(not_begun) <= 3
-    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", cases)
+    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", len(places))
 
 
 def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
@@ -335,8 +366,8 @@ def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
 
         return cancel
 
-    cases = bytecodes(prepare)
-    for at in range(cases):
+    places = bytecodes(prepare)
+    for at in places:
         token, errors = make()
         with pytest.raises(KeyboardInterrupt) as caught:
             Injector(at, interrupt).run(token.cancel)
@@ -345,24 +376,54 @@ def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
             assert isinstance(group, BaseExceptionGroup)
             assert {id(error) for error in group.exceptions} <= {id(error) for error in errors}
         assert not token._held or not token.cancelled
-    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", cases)
+    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", len(places))
 
 
-def test_t_s3_a_keyboard_interrupt_in_cancel_soon_leaves_no_callback_behind(
-    request: pytest.FixtureRequest,
+@pytest.mark.parametrize("call", [CancelToken.cancel_soon, CancelToken.cancel_and_report])
+def test_t_s3_a_keyboard_interrupt_in_its_siblings_leaves_no_callback_behind(
+    call: Callable[[CancelToken], bool], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Between two callbacks of `cancel_and_report()` it can't be told from what a callback raises: it is reported."""
+    seen: list[object] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda unraisable: seen.append(unraisable.exc_type))
+
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    cases = bytecodes(lambda: CancelToken().cancel_soon)
-    for at in range(cases):
-        token = CancelToken()
-        ran = threading.Event()
+    def make() -> tuple[CancelToken, threading.Event]:
+        token, ran = CancelToken(), threading.Event()
         token.on_cancel(ran.set)
-        with pytest.raises(KeyboardInterrupt):
-            Injector(at, interrupt).run(token.cancel_soon)
-        if not token._reasons:
-            token.cancel_soon()
+        return token, ran
+
+    def prepare() -> Callable[[], object]:
+        token, _ = make()
+        return lambda: call(token)
+
+    assert CancelToken(timeout=0.001).wait()  # the service thread is there: each case takes the same way
+    not_begun = []
+    places = bytecodes(prepare)
+    for number, place in enumerate(places):
+        token, ran = make()
+        seen.clear()
+        try:
+            Injector(place, interrupt).run(lambda token=token: call(token))  # type: ignore[misc]  # bound early
+        except KeyboardInterrupt as interrupted:
+            seen.append(type(interrupted))
+        assert [KeyboardInterrupt] == seen
+        if not token.cancelled:
+            not_begun.append(number)
+            assert not ran.is_set()
+            token.cancel()
         ran.wait()
-        assert token.cancelled
-    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel_soon()", cases)
+        assert not token._held
+    assert not_begun == list(range(len(not_begun)))
+    assert len(not_begun) <= 3
+    count(request.config, f"token, KeyboardInterrupt at every bytecode of {call.__name__}()", len(places))
+
+
+def test_t_s9_however_many_reasons_come_in_at_once_eight_later_ones_are_shown() -> None:
+    for place in bytecodes(lambda: CancelToken().cancel):
+        token = CancelToken()
+        Injector(place, lambda token=token: [token.cancel() for _ in range(20)]).run(token.cancel)  # type: ignore[misc]  # bound early
+
+        assert len(token.later_reasons) == 8

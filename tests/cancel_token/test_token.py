@@ -64,9 +64,11 @@ def test_a_token_has_no_truth_value() -> None:
 def test_a_reason_that_is_none_is_refused_before_anything_happens(reason: object) -> None:
     token = CancelToken()
 
-    with pytest.raises(TypeError, match="reason must be"):
-        token.cancel(reason)  # type: ignore[arg-type]  # that is the point
-    assert not token.cancelled
+    for decide in (token.cancel, token.cancel_soon, token.cancel_and_report):
+        with pytest.raises(TypeError, match="reason must be") as caught:
+            decide(reason)  # type: ignore[arg-type]  # that is the point
+        assert caught.value.__suppress_context__, "said once, not twice"
+        assert not token.cancelled
 
 
 def test_a_reasons_own_time_is_kept_and_a_missing_one_filled_in() -> None:
@@ -269,6 +271,34 @@ def test_t_s3_a_keyboard_interrupt_out_of_a_callback_goes_on_as_itself() -> None
     assert interrupt is caught.value
     assert isinstance(caught.value.__cause__, BaseExceptionGroup)
     assert (error,) == caught.value.__cause__.exceptions
+
+
+@pytest.mark.parametrize("kinds", [[ValueError], [KeyboardInterrupt], [KeyboardInterrupt, ValueError]])
+def test_t_s3_what_cancel_raises_keeps_nothing_alive(kinds: list[type[BaseException]]) -> None:
+    """Its traceback holds the caller's variables; caught and dropped, it must go without a gc run."""
+
+    class Thing:
+        pass
+
+    def fail(kind: type[BaseException]) -> None:
+        raise kind
+
+    def call() -> weakref.ref[Thing]:
+        thing = Thing()
+        token = CancelToken()
+        for kind in kinds:
+            token.on_cancel(fail, kind)
+        try:
+            token.cancel()
+        except BaseException:
+            return weakref.ref(thing)
+        pytest.fail("it must raise")
+
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()
 
 
 def test_t_s3_cancel_and_report_raises_nothing_but_tells_the_hook(
@@ -710,6 +740,27 @@ def test_sleep_raises_as_soon_as_the_token_is_cancelled() -> None:
     assert ["enough (user)"] == [str(exc) for exc in caught]
     assert not CancelToken().wait(0)
     CancelToken().sleep(0)
+
+
+def test_all_waiting_threads_are_woken_where_nothing_else_is_to_be_done() -> None:
+    clock = ManualClock()
+    root = CancelToken(clock=clock)
+    token = root.child()
+    answers: list[bool] = []
+    waiters = [run_in_thread(lambda: answers.append(token.wait(1))) for _ in range(3)]
+    clock.wait_for_sleepers(3)
+    assert 3 == token.stats().waiting
+
+    assert token.cancel("enough")
+    assert not token.cancel("again")
+    for waiter in waiters:
+        waiter.join()
+
+    assert [True] * 3 == answers
+    assert token.reason is not None
+    assert "enough" == token.reason.message
+    assert 0 == token.stats().waiting
+    assert not root.cancelled
 
 
 def test_waiting_threads_are_woken_before_callbacks_run() -> None:
