@@ -338,36 +338,52 @@ def _open_connect(*, proxied: bool) -> Iterator[Target]:
         )
 
 
-@contextlib.contextmanager
-def _open_lookup() -> Iterator[Target]:
-    """The operating system's resolver is replaced by one that stalls: no other way is sure to."""
-    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
-    answer = threading.Semaphore(0)
-    real = socket.getaddrinfo
+class StallingLookup:
+    """A resolver that is asked for one name and does not answer."""
 
-    def stalling(host: str, *args: Any) -> Any:
-        if host != "stalls.test":
-            return real(host, *args)
+    host = "stalls.test"
+
+    def __init__(self) -> None:
+        self.asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._may_answer = threading.Semaphore(0)
+        self._real = socket.getaddrinfo
+
+    def getaddrinfo(self, host: str, *args: Any, **options: Any) -> Any:
+        """In place of the operating system's."""
+        if host != self.host:
+            return self._real(host, *args, **options)
         if args[-1] & socket.AI_NUMERICHOST:
             raise socket.gaierror(socket.EAI_NONAME, "not a number")
-        asked.put(None)
-        answer.acquire()
+        self.asked.put(None)
+        self._may_answer.acquire()
         raise socket.gaierror(socket.EAI_AGAIN, "too late")
 
-    def settle() -> None:
-        answer.release()
+    def answer(self) -> None:
+        """Let one lookup end, and wait for the resolver that was left behind."""
+        self._may_answer.release()
         for thread in threading.enumerate():
             if thread.name.startswith("cancel_token resolver"):
                 thread.join()
 
-    socket.getaddrinfo = stalling  # type: ignore[assignment]  # it passes on what it is given
+
+@contextlib.contextmanager
+def stalling_lookup() -> Iterator[StallingLookup]:
+    """Replace the operating system's resolver by one that stalls: no other way is sure to."""
+    lookup = StallingLookup()
+    real = socket.getaddrinfo
+    socket.getaddrinfo = lookup.getaddrinfo  # type: ignore[assignment]  # it passes on what it is given
     try:
-        with new_session() as session:
-            yield Target(
-                start=lambda token: Call(lambda: consume(session, "http://stalls.test/", token)),
-                wait_until_stalled=asked.get,
-                hung_up_at=lambda: None,
-                settle=settle,
-            )
+        yield lookup
     finally:
         socket.getaddrinfo = real
+
+
+@contextlib.contextmanager
+def _open_lookup() -> Iterator[Target]:
+    with stalling_lookup() as lookup, new_session() as session:
+        yield Target(
+            start=lambda token: Call(lambda: consume(session, f"http://{lookup.host}/", token)),
+            wait_until_stalled=lookup.asked.get,
+            hung_up_at=lambda: None,
+            settle=lookup.answer,
+        )
