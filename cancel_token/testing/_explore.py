@@ -1,0 +1,294 @@
+"""Cancel at every point: count them in one run, then run again and cancel at each.
+
+The laws of it:
+
+1.  The oracle judges every attempt, the undisturbed one too, before the subject is torn down.
+2.  A replay must come to its point on the way it came before. One that does not is UNRESOLVED, never a pass.
+3.  An exploration that met no point has proved nothing, and says so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, TypeVar
+
+from cancel_token._token import CancelToken
+from cancel_token.testing import leaks as _leaks
+from cancel_token.testing._clock import JumpingClock, ManualClock
+from cancel_token.testing._lines import LineEvents, Target
+from cancel_token.testing._outcomes import Attempt, Limits, Outcome
+from cancel_token.testing._plans import Backend, Plan, Select, select
+from cancel_token.testing._points import (
+    MAX_POINTS,
+    Kind,
+    Mark,
+    Point,
+    Recording,
+    first_difference,
+    installed,
+    site_of,
+)
+from cancel_token.testing._report import Report, joined
+from cancel_token.testing._sync import Scenario, Second, Stuck, Trial
+
+S = TypeVar("S")
+
+AT: Mapping[Backend, tuple[Kind, ...]] = {
+    "sync": ("before", "check", "arm", "disarm", "park", "wake", "late"),
+    "line": ("before", "line", "late"),
+}
+LEAKS: tuple[_leaks.Resource, ...] = ("threads", "fds", "registrations")
+
+Traces = dict[str, list[Mark]]
+
+
+def explore(
+    make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+    run: Callable[[S, CancelToken], object],
+    check: Callable[[S, Outcome], object],
+    *,
+    backend: Backend | Sequence[Backend] = "sync",
+    at: Sequence[Kind] | None = None,
+    depth: int = 1,
+    second: Second = "same",
+    stop: Callable[[S, CancelToken], object] | None = None,
+    restart: Callable[[S], object] | None = None,
+    clock: Callable[[], ManualClock] | None = None,
+    limits: Limits | None = None,
+    select: Select = "auto",
+    leaks: Sequence[_leaks.Resource] = LEAKS,
+    targets: Sequence[Target] | None = None,
+) -> Report:
+    """Run `run` once undisturbed, then once for each of its points, cancelled there; judge all of it by `check`.
+
+    An attempt is: `make`, `run` under a token of its own, `check`, `restart`, teardown, look for leaks.
+    One exploration at a time in a process. What `run` does must not depend on anything but the point of the
+    cancel (no clocks, no dice): an attempt that goes another way is UNRESOLVED.
+
+    Args:
+        make: Makes the subject, fresh for every attempt. If that is a context manager it is entered, and
+            leaving it is the teardown.
+        run: The work. May return, raise, or start threads.
+        check: The oracle. Raises AssertionError, best a `Violation`, for what must not be. It sees the subject
+            before the teardown; an attempt that hung is a failure without being shown to it.
+        backend: `"sync"`: the work itself calls `cancel()` when it comes to the point, in its thread.
+            `"line"`: a second thread does, while the first is frozen before a line. Or several of them.
+        at: Kinds of points to cancel at; by default all that the backend has. `"deadline"` tries each of the token's
+            points once more with the token's own deadline.
+        depth: 2 for a second cancel at each point that is passed after the first, while cleaning up.
+        second: What that is: the same stop again, or `"foreign"`: the token that is asked at that point, where it is
+            one that the first stop did not reach.
+        stop: How a stop is asked for; by default `token.cancel()`.
+        restart: Another operation on the subject, which must work whatever happened before.
+        clock: Makes the token's clock for an attempt; by default the system's, and a `JumpingClock` for
+            deadlines.
+        limits: What an attempt may take.
+        select: Which points to try: `"all"`, `"per-site"` (the first three and the last two of each line of
+            source, and a sample), or `"auto"`: all of up to 400, else per site.
+        leaks: What must not be left behind.
+        targets: For lines: modules, classes and functions whose files are the code under test; by default
+            those of `run` and of the subject's class.
+
+    Raises:
+        ValueError: The arguments do not go together.
+        RuntimeError: An exploration is going on in this process.
+    """
+    backends: Sequence[Backend] = (backend,) if isinstance(backend, str) else backend
+    for each in backends:
+        for kind in at or ():
+            if kind not in (*AT[each], *(AT["sync"] if each == "line" else ()), "deadline"):
+                raise ValueError(f"the {each!r} backend has no points of kind {kind!r}")
+    if depth not in (1, 2):
+        raise ValueError(f"depth must be 1 or 2, not {depth!r}")
+    if "deadline" in (at or ()) and clock is None:
+        clock = JumpingClock
+    scenario = Scenario(
+        make=make,
+        run=run,
+        check=check,
+        stop=stop,
+        restart=restart,
+        second=second,
+        clock=clock,
+        limits=limits or Limits(),
+        leaks=tuple(leaks),
+    )
+    with installed():
+        return joined(
+            _Exploration(scenario, each, tuple(at or AT[each]), select, targets).explore(depth)
+            for each in backends
+        )
+
+
+class StaleReplayId(LookupError):
+    """The code has changed since the id was printed: its point is not there any more, or on another way.
+
+    Do not take it for a pass: explore again.
+    """
+
+
+def replay(
+    id: str,  # noqa: A002  # it is what everybody calls it
+    make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+    run: Callable[[S, CancelToken], object],
+    check: Callable[[S, Outcome], object],
+    *,
+    second: Second = "same",
+    stop: Callable[[S, CancelToken], object] | None = None,
+    restart: Callable[[S], object] | None = None,
+    clock: Callable[[], ManualClock] | None = None,
+    limits: Limits | None = None,
+    leaks: Sequence[_leaks.Resource] = LEAKS,
+    targets: Sequence[Target] | None = None,
+) -> Report:
+    """Make the one attempt that an id from a report names, for instance under a debugger.
+
+    Args:
+        id: Such as `"ct1:sync:0.24check~9f2c"`.
+        make: These and all others as for `explore()`.
+        run: See there.
+        check: See there.
+        second: See there.
+        stop: See there.
+        restart: See there.
+        clock: See there.
+        limits: See there.
+        leaks: See there.
+        targets: See there.
+
+    Raises:
+        ValueError: It is no id.
+        StaleReplayId: The code has changed.
+        RuntimeError: An exploration is going on in this process.
+    """
+    plan = Plan.parse(id)
+    if clock is None and any(point.kind == "deadline" for point in plan.points):
+        clock = JumpingClock
+    scenario = Scenario(
+        make=make,
+        run=run,
+        check=check,
+        stop=stop,
+        restart=restart,
+        second=second,
+        clock=clock,
+        limits=limits or Limits(),
+        leaks=tuple(leaks),
+    )
+    with installed():
+        exploration = _Exploration(scenario, plan.backend, (), "all", targets)
+        with exploration.watching():
+            trial = exploration.attempt(plan)
+    recording = trial.recording
+    if len(recording.fired) < len(plan.points):
+        raise StaleReplayId(f"{id}: {recording.diverged or 'its point is not met any more'}; explore again")
+    return Report(attempts=tuple(exploration.attempts), planned=1)
+
+
+class _Exploration(Generic[S]):
+    """The attempts of one backend."""
+
+    def __init__(
+        self,
+        scenario: Scenario[S],
+        backend: Backend,
+        at: tuple[Kind, ...],
+        how: Select,
+        targets: Sequence[Target] | None,
+    ) -> None:
+        self.scenario = scenario
+        self.backend = backend
+        self.at = at
+        self.how = how
+        self.lines: LineEvents | None = None
+        if backend == "line":
+            self.lines = LineEvents((scenario.run,) if targets is None else targets)
+        self.watch_subject = targets is None
+        self.attempts: list[Attempt] = []
+        self.planned = 0
+        self.points: Counter[Kind] = Counter()
+        self.unresolved: list[str] = []
+
+    def watching(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.lines is None else self.lines.installed()
+
+    def attempt(self, plan: Plan, expected: Traces | None = None) -> Trial[S]:
+        # A cancel may lead to longer ways than the undisturbed one, but not to endlessly longer ones.
+        limit = MAX_POINTS if expected is None else 1000 + 10 * sum(map(len, expected.values()))
+        trial = Trial(
+            self.scenario, plan, self.lines, expected, max_points=limit, watch_subject=self.watch_subject
+        )
+        self.attempts.append(trial.perform())
+        return trial
+
+    def explore(self, depth: int) -> Report:
+        errors: list[str] = []
+        try:
+            with self.watching():
+                self._explore(depth)
+        except Stuck as error:
+            errors.append(f"{error}; the exploration ended there")
+        return Report(
+            attempts=tuple(self.attempts),
+            planned=self.planned,
+            points=dict(self.points),
+            unresolved=tuple(self.unresolved),
+            errors=tuple(errors),
+        )
+
+    def _explore(self, depth: int) -> None:
+        traces = self.attempt(Plan(self.backend)).recording.traces()
+        again = self.attempt(Plan(self.backend)).recording.traces()
+        self.points.update(mark[0] for trace in traces.values() for mark in trace)
+        if any(attempt.verdict != "PASS" for attempt in self.attempts):
+            return  # what fails undisturbed would fail everywhere
+        for lane in sorted({*traces, *again}):
+            difference = first_difference(again.get(lane, ()), traces.get(lane, ()))
+            if difference is not None or len(traces.get(lane, ())) != len(again.get(lane, ())):
+                difference = difference or "it has ended later or earlier"
+                self.unresolved.append(
+                    f"the undisturbed run is another one each time: lane {lane}, {difference}"
+                )
+        wanted = set(self.at) - {"before", "late", "deadline"}
+        if wanted and not any(self.points[kind] for kind in wanted):
+            kinds = ", ".join(sorted(wanted))
+            self.unresolved.append(f"no point of these kinds was met: {kinds}. Was the token handed on?")
+
+        firsts = [(site, (point,)) for site, point in self._points(traces, {}, ())]
+        chosen = select(firsts, self.how)
+        self.planned += len(chosen)
+        pairs: list[tuple[object, tuple[Plan, Traces]]] = []
+        for points in chosen:
+            trial = self.attempt(Plan(self.backend, points), traces)
+            if depth == 2 and trial.recording.fired and points[0].kind != "late":
+                after = trial.recording.traces()
+                pairs += [
+                    ((points[0].site, site), (Plan(self.backend, (*points, point)), after))
+                    for site, point in self._seconds(trial.recording, after)
+                ]
+        seconds = select(pairs, self.how)
+        self.planned += len(seconds)
+        for plan, after in seconds:
+            self.attempt(plan, after)
+
+    def _seconds(self, recording: Recording, traces: Traces) -> Iterator[tuple[str, Point]]:
+        for site, point in self._points(traces, recording.lengths, ("before", "deadline")):
+            if self.scenario.second == "same" or point.ordinal in recording.lanes[point.lane].foreign:
+                yield site, point
+
+    def _points(
+        self, traces: Traces, starts: Mapping[str, int], without: Sequence[Kind]
+    ) -> Iterator[tuple[str, Point]]:
+        """The points to cancel at, with their sites, of all lanes, from each lane's start on."""
+        kinds = [kind for kind in self.at if kind not in without]
+        for lane in sorted(traces):
+            for ordinal, mark in enumerate(traces[lane]):
+                if ordinal < starts.get(lane, 0):
+                    continue
+                site = site_of(mark)
+                if mark[0] in kinds:
+                    yield site, Point(lane, ordinal, mark[0], site=site)
+                if "deadline" in kinds and mark[0] not in ("line", "late"):
+                    yield site, Point(lane, ordinal, "deadline", site=site)

@@ -1,0 +1,389 @@
+"""Points: where in a run a cancel can come, how they are numbered, and the probe that sees them.
+
+A point is (lane, ordinal in the lane, kind). A lane is a thread by descent: `0` runs the work, `0.2` is the second
+thread that it started. Racing threads reach their points in another global order every time, and each of
+them in the same order of its own; so there are no global numbers.
+
+While the probe is installed, `CancelToken.cancelled` is a property, and the methods that arm, disarm and wait are
+swapped for ones that pass a point first. Not installed, it costs nothing: no line of the token knows of it.
+Threads without a lane (the service thread, other tests' threads) pass through.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache, partial
+from pathlib import PurePath
+from types import CodeType, FrameType
+from typing import Any, Literal, TypeVar
+from zlib import crc32
+
+import attrs
+
+from cancel_token import _cancellation, _deadline, _token
+from cancel_token._token import CancelToken, Registration
+from cancel_token.testing import _clock
+
+T = TypeVar("T")
+
+Kind = Literal[
+    "before",  # the token is cancelled before the work begins
+    "check",  # it is about to be asked: `cancelled`, `check()`, the iteration guards
+    "arm",  # a callback is about to be registered
+    "disarm",  # a callback is about to be taken back
+    "park",  # a wait is about to begin
+    "wake",  # a wait has ended, its caller does not know yet: the instant of completion
+    "line",  # a line of the code under test is about to run
+    "deadline",  # as any of the others, but the token's own clock does it
+    "late",  # the work has ended: nothing may happen any more
+]
+
+Mark = tuple[Kind, CodeType | None, int]  # one point of a trace: what, and the code and line it is in
+
+MAX_POINTS = 1_000_000  # chosen by hand: more than any run that ends within a test's patience
+
+
+@attrs.frozen
+class Point:
+    """A place in a run where a cancel came, or may come.
+
+    Args:
+        lane: Which thread, by descent: `0` runs the work.
+        ordinal: Its number in the lane, from 0.
+        kind: What the thread was about to do.
+        site: Where in the source, for people; two points are equal without it.
+    """
+
+    lane: str
+    ordinal: int
+    kind: Kind
+    site: str = attrs.field(default="", eq=False, kw_only=True)
+
+    def __str__(self) -> str:
+        return f"{self.lane}.{self.ordinal}{self.kind}"
+
+
+def site_of(mark: Mark) -> str:
+    """Say where a point is: file, line and function."""
+    kind, code, line = mark
+    if code is None:
+        return kind
+    return f"{_name_of(code.co_filename)}:{line} {code.co_qualname}"
+
+
+@lru_cache  # asked for every point on the way to every cancel
+def _name_of(file: str) -> str:
+    return PurePath(file).name
+
+
+def fingerprint(trace: Sequence[Mark]) -> int:
+    """Sixteen bits of the way that led to a point: a replay must have come the same way."""
+    return crc32("\n".join(f"{mark[0]} {site_of(mark)}" for mark in trace).encode()) & 0xFFFF
+
+
+def first_difference(expected: Sequence[Mark], trace: Sequence[Mark]) -> str | None:
+    """Say where `trace` leaves `expected`, of which it may be the beginning."""
+    if list(expected[: len(trace)]) == list(trace):
+        return None
+    for ordinal, (was, now) in enumerate(zip(expected, trace, strict=False)):
+        if was != now:
+            return f"point {ordinal}: was {was[0]} at {site_of(was)}, is {now[0]} at {site_of(now)}"
+    return (
+        f"point {len(expected)}: was the end, is {trace[len(expected)][0]} at {site_of(trace[len(expected)])}"
+    )
+
+
+class Runaway(BaseException):
+    """A run passes points without end; raised inside it to get out."""
+
+
+class Lane:
+    """One thread of the work, and the points it has passed."""
+
+    __slots__ = ("after_lines", "after_points", "children", "foreign", "name", "recording", "target", "trace")
+
+    def __init__(self, name: str, recording: Recording) -> None:
+        self.name = name
+        self.recording = recording
+        self.trace: list[Mark] = []
+        self.target = -1  # the ordinal at which something is to happen
+        self.children = 0
+        self.after_points = 0  # how often it looked at a cancelled token after the cancel
+        self.after_lines = 0
+        self.foreign: list[int] = []  # where another token than the explored one was asked after the cancel
+        recording.lanes[name] = self
+        recording.aim(self)
+
+    def child(self) -> Lane:
+        """Make the lane of the next thread or job that this one starts."""
+        self.children += 1
+        return Lane(f"{self.name}.{self.children}", self.recording)
+
+    def reach(self, kind: Kind, code: CodeType | None, line: int, token: CancelToken | None = None) -> None:
+        """Pass a point; if it is the one that is waited for, do there what is to be done."""
+        recording = self.recording
+        if not recording.open:
+            return
+        ordinal = len(self.trace)
+        self.trace.append((kind, code, line))
+        if ordinal == self.target:
+            recording.arrive(self, token)
+        elif recording.fired:
+            if kind == "line":
+                self.after_lines += 1
+            elif token is not None:
+                if kind in ("check", "park") and _is_cancelled(token):
+                    self.after_points += 1
+                if recording.is_foreign(token):
+                    self.foreign.append(ordinal)
+        if ordinal >= recording.max_points:
+            raise Runaway
+
+
+class _Here(threading.local):
+    lane: Lane | None = None
+    in_submit = False  # a pool's own threads get no lane: their jobs do
+
+
+here = _Here()
+
+
+class Recording:
+    """One attempt: the points of its lanes, and what is to happen at some of them.
+
+    Args:
+        steps: Where to act, one after the other; a second one is reached on the cancelled path.
+        act: What to do there; it is given the step's place in `steps` and the token that is asked there.
+        expected: How lanes came to their points before: a lane that comes another way has diverged, and
+            nothing is done. None where nothing is known.
+        fingerprint: Of the way to the last step, where that is known: another way has diverged, too.
+        own: The explored token: at which points others are asked after the cancel is noted in `Lane.foreign`.
+        watch: Entered by every thread of the work, around the work: for line events.
+        max_points: A lane that passes more of them is a runaway.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Point] = (),
+        act: Callable[[int, CancelToken | None], object] = lambda step, asked: None,
+        expected: Mapping[str, Sequence[Mark]] | None = None,
+        fingerprint: int | None = None,
+        own: CancelToken | None = None,
+        watch: Callable[[], AbstractContextManager[object]] = nullcontext,
+        max_points: int = MAX_POINTS,
+    ) -> None:
+        self.steps = steps
+        self.act = act
+        self.expected = expected
+        self.expected_fingerprint = fingerprint
+        self.own = own
+        self.watch = watch
+        self.max_points = max_points
+        self.lanes: dict[str, Lane] = {}
+        self.open = False
+        self.fired: list[Point] = []
+        self.fingerprint: int | None = None  # of the way to the last point fired
+        self.lengths: dict[str, int] = {}  # of all traces, when the last point was fired
+        self.diverged: str | None = None
+        self.cancel_error: BaseException | None = None  # raised by what was done at a point
+        self.main = Lane("0", self)
+
+    def aim(self, lane: Lane) -> None:
+        """Tell the lane where to act, if the next step is in it."""
+        if len(self.fired) < len(self.steps):
+            step = self.steps[len(self.fired)]
+            if step.lane == lane.name and step.ordinal >= len(lane.trace):
+                lane.target = step.ordinal
+
+    def arrive(self, lane: Lane, asked: CancelToken | None) -> None:
+        """The lane stands at the point of the next step: look at the way it came, then act."""
+        lane.target = -1
+        ordinal = len(lane.trace) - 1
+        mark = lane.trace[ordinal]
+        if self.expected is not None:
+            difference = first_difference(self.expected.get(lane.name, ()), lane.trace)
+            if difference is not None:
+                self.diverged = f"lane {lane.name}, {difference}"
+                return
+        step = self.steps[len(self.fired)]
+        if step.kind not in (mark[0], "deadline"):
+            self.diverged = f"{step} is now {mark[0]} at {site_of(mark)}"
+            return
+        way = fingerprint(lane.trace)
+        is_last = len(self.fired) + 1 == len(self.steps)
+        if is_last and self.expected_fingerprint not in (None, way):
+            self.diverged = f"the way to {step} is another one now"
+            return
+        self.fingerprint = way
+        self.lengths = {name: len(each.trace) for name, each in list(self.lanes.items())}
+        for each in list(self.lanes.values()):
+            each.after_points = each.after_lines = 0
+            each.foreign.clear()
+        self.fired.append(attrs.evolve(step, site=site_of(mark)))
+        self.quietly(self.act, len(self.fired) - 1, asked)
+        for each in list(self.lanes.values()):
+            self.aim(each)
+
+    def quietly(self, fn: Callable[..., object], *args: object) -> None:
+        """Call it outside of all lanes: what callbacks look at is no step of the work. Keeps what it raises."""
+        lane, here.lane = here.lane, None
+        try:
+            fn(*args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self.cancel_error = error
+        finally:
+            here.lane = lane
+
+    def is_foreign(self, token: CancelToken) -> bool:
+        """Is it a token that the cancel did not reach, and that can be cancelled?"""
+        return self.own is not None and token is not CancelToken.never() and not token.is_within(self.own)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Count the points of this thread as those of lane 0, and of the threads it starts as theirs."""
+        self.open = True
+        here.lane = self.main
+        try:
+            with self.watch():
+                yield
+        finally:
+            here.lane = None
+
+    def traces(self) -> dict[str, list[Mark]]:
+        """What each lane has passed so far."""
+        return {name: list(lane.trace) for name, lane in list(self.lanes.items())}
+
+
+# The probe
+
+_slot: Any = CancelToken.__dict__["cancelled"]  # the real flag, whatever stands in the class meanwhile
+_is_cancelled: Callable[[CancelToken], bool] = _slot.__get__
+_on_cancel = CancelToken.on_cancel
+_wait = CancelToken.wait
+_unregister = Registration.unregister
+_close = Registration.close
+_start = threading.Thread.start
+_submit = ThreadPoolExecutor.submit
+_CHECK = CancelToken.check.__code__
+_CLOSE = _close.__code__
+# Reads in these files are the token's own business, but those of `check()`.
+_INTERNAL = frozenset(str(module.__file__) for module in (_token, _cancellation, _deadline, _clock))
+_TRANSPARENT = _INTERNAL | {__file__}
+
+
+def _caller(frame: FrameType) -> FrameType:
+    """The nearest frame that is not of the token or of this file."""
+    while frame.f_code.co_filename in _TRANSPARENT and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _pass(kind: Kind, token: CancelToken) -> None:
+    lane = here.lane
+    if lane is not None:
+        frame = _caller(sys._getframe(2))
+        lane.reach(kind, frame.f_code, frame.f_lineno, token)
+
+
+def _read_cancelled(token: CancelToken) -> bool:
+    lane = here.lane
+    if lane is not None:
+        frame = sys._getframe(1)
+        code = frame.f_code
+        if code.co_filename in _INTERNAL:
+            if code is not _CHECK:
+                return _is_cancelled(token)
+            frame = _caller(frame)
+        lane.reach("check", frame.f_code, frame.f_lineno, token)
+    return _is_cancelled(token)
+
+
+def _pass_on_cancel(token: CancelToken, fn: Callable[..., object], *args: Any) -> Registration:
+    _pass("arm", token)
+    return _on_cancel(token, fn, *args)
+
+
+def _pass_wait(token: CancelToken, timeout: float | None = None) -> bool:
+    _pass("park", token)
+    cancelled = _wait(token, timeout)
+    _pass("wake", token)
+    return cancelled
+
+
+def _pass_unregister(registration: Registration) -> bool:
+    if sys._getframe(1).f_code is not _CLOSE:  # which is a point itself
+        _pass("disarm", registration._token)
+    return _unregister(registration)
+
+
+def _pass_close(registration: Registration) -> None:
+    _pass("disarm", registration._token)
+    _close(registration)
+
+
+def _in_lane(lane: Lane, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    before, here.lane = here.lane, lane
+    try:
+        with lane.recording.watch():
+            return fn(*args, **kwargs)
+    finally:
+        here.lane = before
+
+
+def _start_in_lane(thread: threading.Thread) -> None:
+    lane = here.lane
+    if lane is not None and not here.in_submit:
+        # Not a subclass: the thread is whatever class the code under test has made it.
+        vars(thread)["run"] = partial(_in_lane, lane.child(), thread.run)
+    _start(thread)
+
+
+def _submit_in_lane(
+    executor: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> Future[T]:
+    lane = here.lane
+    if lane is None:
+        return _submit(executor, fn, *args, **kwargs)
+    here.in_submit = True
+    try:
+        return _submit(executor, _in_lane, lane.child(), fn, *args, **kwargs)
+    finally:
+        here.in_submit = False
+
+
+_SWAPS: tuple[tuple[type, str, Any], ...] = (
+    (CancelToken, "cancelled", property(_read_cancelled, _slot.__set__)),
+    (CancelToken, "on_cancel", _pass_on_cancel),
+    (CancelToken, "wait", _pass_wait),
+    (Registration, "unregister", _pass_unregister),
+    (Registration, "close", _pass_close),
+    (threading.Thread, "start", _start_in_lane),
+    (ThreadPoolExecutor, "submit", _submit_in_lane),
+)
+_installed = threading.Lock()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Swap the methods for the length of the block; one block at a time in a process.
+
+    Raises:
+        RuntimeError: The probe is in use.
+    """
+    if not _installed.acquire(blocking=False):
+        raise RuntimeError("cancel points are being explored already: one exploration at a time in a process")
+    originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in _SWAPS]
+    try:
+        for owner, name, swapped in _SWAPS:
+            setattr(owner, name, swapped)
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+        _installed.release()

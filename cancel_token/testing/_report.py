@@ -1,0 +1,173 @@
+"""What an exploration found: counted, grouped, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import attrs
+
+from cancel_token.testing._outcomes import After, Attempt, Verdict
+from cancel_token.testing._points import Kind
+
+SHOWN_IDS = 5  # chosen by hand: the first is the one to replay
+
+
+@attrs.frozen
+class Failure:
+    """All attempts that violated the same thing at the same place, smallest first.
+
+    Args:
+        name: What was violated.
+        site: Where the last cancel came, or `"undisturbed"`.
+        attempts: At least one.
+        detail: What the first of them found.
+    """
+
+    name: str
+    site: str
+    attempts: tuple[Attempt, ...]
+    detail: str
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Their names for `replay()`."""
+        return tuple(attempt.plan.id for attempt in self.attempts)
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What `explore()` found.
+
+    Args:
+        attempts: All that were run, in order, the undisturbed ones first.
+        planned: How many attempts with a cancel were to be made.
+        points: How many points of each kind the undisturbed runs passed, chosen or not.
+        unresolved: Why the exploration as a whole proves less than it seems to; empty if it does not.
+        errors: What kept it from being made.
+    """
+
+    attempts: tuple[Attempt, ...] = ()
+    planned: int = 0
+    points: Mapping[Kind, int] = attrs.field(factory=dict)
+    unresolved: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> int:
+        """How many attempts with a cancel in their plan were run."""
+        return sum(bool(attempt.plan.points) for attempt in self.attempts)
+
+    @property
+    def valid(self) -> int:
+        """How many of these were cancelled where the plan said, having come there the same way, and were judged."""
+        return sum(
+            bool(attempt.plan.points) and attempt.verdict in ("PASS", "FAIL") for attempt in self.attempts
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """FAIL if anything failed; else ERROR, UNRESOLVED, or PASS if every attempt passed."""
+        verdicts = {attempt.verdict for attempt in self.attempts}
+        if "FAIL" in verdicts:
+            return "FAIL"
+        if self.errors or "ERROR" in verdicts or not self.attempts:
+            return "ERROR"
+        if self.unresolved or "UNRESOLVED" in verdicts or self.run < self.planned:
+            return "UNRESOLVED"
+        return "PASS"
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What was violated, by name and place, in the order of discovery."""
+        groups: dict[tuple[str, str], list[tuple[Attempt, str]]] = {}
+        for attempt in self.attempts:
+            for breach in attempt.breaches:
+                groups.setdefault((breach.name, attempt.plan.site), []).append((attempt, breach.detail))
+        return tuple(
+            Failure(name, site, tuple(attempt for attempt, _ in found), found[0][1])
+            for (name, site), found in groups.items()
+        )
+
+    @property
+    def slowest(self) -> After:
+        """The most points, and the most lines, that any attempt went on for after its cancel."""
+        return After(
+            max((attempt.after.points for attempt in self.attempts), default=0),
+            max((attempt.after.lines for attempt in self.attempts), default=0),
+        )
+
+    def assert_ok(self) -> None:
+        """Fail a test, with the whole report, unless every attempt passed.
+
+        Raises:
+            AssertionError: The verdict is not PASS.
+        """
+        if self.verdict != "PASS":
+            raise AssertionError(str(self))
+
+    def to_json(self) -> str:
+        """Write it down for programs."""
+        return json.dumps(
+            {
+                "verdict": self.verdict,
+                "planned": self.planned,
+                "run": self.run,
+                "valid": self.valid,
+                "points": dict(self.points),
+                "slowest": attrs.asdict(self.slowest),
+                "failures": [
+                    {
+                        "name": failure.name,
+                        "site": failure.site,
+                        "ids": failure.ids,
+                        "detail": failure.detail,
+                    }
+                    for failure in self.failures
+                ],
+                "unresolved": [*self.unresolved, *self._notes("UNRESOLVED")],
+                "errors": [*self.errors, *self._notes("ERROR")],
+            },
+            indent=1,
+        )
+
+    def _notes(self, verdict: Verdict) -> list[str]:
+        return [
+            f"{attempt.plan.id} {attempt.plan.site}: {attempt.note}"
+            for attempt in self.attempts
+            if attempt.verdict == verdict
+        ]
+
+    def __str__(self) -> str:
+        points = ", ".join(f"{count} {kind}" for kind, count in self.points.items())
+        lines = [
+            f"{self.verdict}: {self.planned} attempts planned, {self.run} run, {self.valid} valid ({points})",
+            f"went on after the cancel for at most {self.slowest.points} points, {self.slowest.lines} lines",
+        ]
+        for failure in self.failures:
+            count = len(failure.attempts)
+            lines.append(f"FAIL {failure.name}\n  at {failure.site}, {count} attempt{'s'[: count > 1]}:")
+            lines += [f"    {each}" for each in failure.ids[:SHOWN_IDS]]
+            lines += [f"  {line}" for line in failure.detail.splitlines()]
+        for verdict, own in (("UNRESOLVED", self.unresolved), ("ERROR", self.errors)):
+            notes = [*own, *self._notes(verdict)]  # type: ignore[arg-type]  # one of the Literal's words
+            lines += [f"{verdict} {note}" for note in notes[:SHOWN_IDS]]
+            if len(notes) > SHOWN_IDS:
+                lines.append(f"{verdict} and {len(notes) - SHOWN_IDS} more")
+        return "\n".join(lines)
+
+
+def joined(reports: Iterable[Report]) -> Report:
+    """Make one report of several."""
+    reports = list(reports)
+    points: Counter[Kind] = Counter()
+    for report in reports:
+        points.update(report.points)
+    return Report(
+        attempts=tuple(attempt for report in reports for attempt in report.attempts),
+        planned=sum(report.planned for report in reports),
+        points=dict(points),
+        unresolved=tuple(note for report in reports for note in report.unresolved),
+        errors=tuple(error for report in reports for error in report.errors),
+    )

@@ -1,0 +1,521 @@
+"""Each fault must be found, and each program mended of it must pass: an explorer that never fails proves nothing."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from cancel_token import Cancelled, CancelReason, CancelToken
+from cancel_token.testing import (
+    Backend,
+    JumpingClock,
+    Limits,
+    Outcome,
+    StaleReplayId,
+    Violation,
+    explore,
+    replay,
+)
+from tests.cancel_token.testing.toys import (
+    Box,
+    ChecksAfterItIsDone,
+    Downloader,
+    LeavesHalfAFile,
+    anything_goes,
+    leaves_no_half_file,
+    three_checks,
+)
+
+BACKENDS: tuple[Backend, ...] = ("sync", "line")
+
+
+# A downloader that leaves no half file
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_good_downloader_passes_at_every_point(backend: Backend, tmp_path: Path) -> None:
+    report = explore(
+        lambda: Downloader(tmp_path / "out"),
+        lambda downloader, token: downloader.fetch(token),
+        leaves_no_half_file,
+        backend=backend,
+        depth=2,
+        restart=lambda downloader: downloader.fetch(CancelToken()),
+    )
+
+    report.assert_ok()
+    assert report.planned == report.run == report.valid > 10
+    assert 5 == report.points["check"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("faulty", [LeavesHalfAFile, ChecksAfterItIsDone])
+def test_a_faulty_downloader_is_found(backend: Backend, faulty: type[Downloader], tmp_path: Path) -> None:
+    report = explore(
+        lambda: faulty(tmp_path / "out"),
+        lambda downloader, token: downloader.fetch(token),
+        leaves_no_half_file,
+        backend=backend,
+    )
+
+    assert "FAIL" == report.verdict
+    assert {'assert downloader.path.exists() == (outcome.kind == "returned")'} == {
+        failure.name for failure in report.failures
+    }
+    with pytest.raises(AssertionError, match=r"ct1:.*~[0-9a-f]{4}"):
+        report.assert_ok()
+
+
+# Points and attempts
+
+
+def test_every_point_is_cancelled_once_and_only_there() -> None:
+    seen: list[tuple[str, list[str]]] = []
+
+    def check(box: Box, outcome: Outcome) -> None:
+        seen.append((outcome.kind, box.log))
+
+    report = explore(Box, three_checks, check)
+
+    undisturbed = ("returned", ["0", "1", "2"])
+    assert [undisturbed, undisturbed] == seen[:2]
+    assert [("cancelled", ["0", "1", "2"][:n]) for n in (0, 0, 1, 2)] == seen[2:6]
+    assert [undisturbed] == seen[6:], "the late cancel"
+    assert ["0.0before", "0.1check", "0.2check", "0.3check", "0.4late"] == [
+        str(attempt.plan.points[0]) for attempt in report.attempts[2:]
+    ]
+
+
+def test_all_kinds_of_points_are_met() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        with token.on_cancel(box.log.append, "callback"):
+            token.wait(0)
+        if token.on_cancel(int).unregister():
+            token.sleep(0)
+
+    report = explore(Box, run, anything_goes)
+
+    report.assert_ok()
+    assert {"before": 1, "arm": 2, "park": 2, "wake": 2, "disarm": 2, "late": 1} == report.points
+
+
+def test_reading_the_flag_in_a_loop_is_a_point_as_much_as_check() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(3):
+            if token.cancelled:
+                return
+
+    assert 3 == explore(Box, run, anything_goes).points["check"]
+
+
+def test_a_wait_that_has_succeeded_is_not_taken_back_by_a_later_cancel() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        box.log.append(str(token.wait(0)))
+
+    def check(box: Box, outcome: Outcome) -> None:
+        stopped = bool(outcome.fired) and outcome.fired[0].kind in ("before", "park")
+        assert box.log == [str(stopped)]
+
+    explore(Box, run, check).assert_ok()
+
+
+def test_a_subject_that_is_a_context_manager_is_judged_before_it_is_torn_down() -> None:
+    boxes: list[Box] = []
+
+    @contextmanager
+    def make() -> Iterator[Box]:
+        box = Box()
+        box.open = True
+        yield box
+        box.open = False
+        boxes.append(box)
+
+    def check(box: Box, outcome: Outcome) -> None:
+        assert box.open
+
+    report = explore(make, three_checks, check)
+
+    report.assert_ok()
+    assert 2 + report.run == len(boxes)
+
+
+def test_the_token_is_whole_again_afterwards() -> None:
+    before = dict(vars(CancelToken))
+
+    explore(Box, three_checks, anything_goes)
+
+    assert before == dict(vars(CancelToken))
+    token = CancelToken()
+    token.cancel()
+    assert token.cancelled
+
+
+def test_explorations_do_not_nest() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        explore(Box, three_checks, anything_goes)
+
+    def check(box: Box, outcome: Outcome) -> None:
+        assert isinstance(outcome.exception, RuntimeError)
+
+    report = explore(Box, run, check, at=["before", "late"])
+
+    report.assert_ok()
+
+
+# Verdicts
+
+
+def test_an_oracle_that_fails_the_undisturbed_run_ends_the_exploration() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        raise Violation("always", "whatever happens")
+
+    report = explore(Box, three_checks, check)
+
+    assert ("FAIL", 0, "undisturbed") == (report.verdict, report.planned, report.failures[0].site)
+
+
+def test_a_broken_oracle_is_an_error_and_no_failure() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.fired:
+            raise KeyError("oracle")
+
+    report = explore(Box, three_checks, check)
+
+    assert ("ERROR", 0) == (report.verdict, report.valid)
+    assert "check raised KeyError" in str(report)
+
+
+def test_a_make_that_breaks_is_an_error() -> None:
+    def make() -> Box:
+        raise OSError("no box")
+
+    assert "ERROR" == explore(make, three_checks, anything_goes).verdict
+
+
+def test_work_that_goes_another_way_each_time_is_unresolved() -> None:
+    attempts = iter(range(100))
+
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(next(attempts) % 3):
+            token.check()
+            box.log.append("")
+        token.check()
+
+    report = explore(Box, run, anything_goes)
+
+    assert "UNRESOLVED" == report.verdict
+    assert report.valid < report.run
+    assert "the undisturbed run is another one each time" in str(report)
+    with pytest.raises(AssertionError, match="UNRESOLVED"):
+        report.assert_ok()
+
+
+def test_work_that_never_looks_at_its_token_proves_nothing() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        box.log.append("busy")
+
+    report = explore(Box, run, anything_goes)
+
+    assert "UNRESOLVED" == report.verdict
+    assert "Was the token handed on?" in str(report)
+
+
+def test_a_stop_reported_as_an_error_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            three_checks(box, token)
+        except Cancelled as stop:
+            raise ValueError("failed") from stop
+
+    report = explore(Box, run, anything_goes)
+
+    assert 4 == len([attempt for attempt in report.attempts if attempt.kind == "raised"])
+    assert "FAIL" == report.verdict
+
+
+def test_the_stop_of_another_token_is_not_ours() -> None:
+    other = CancelToken()
+    other.cancel()
+
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        other.check()
+
+    kinds: list[str] = []
+
+    def check(box: Box, outcome: Outcome) -> None:
+        kinds.append(outcome.kind)
+
+    explore(Box, run, check, at=["check"]).assert_ok()
+
+    assert ["raised", "raised", "cancelled", "raised"] == kinds
+
+
+def test_a_stop_that_nobody_asked_for_is_never_legal() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.cancel("by myself")
+        token.check()
+
+    report = explore(Box, run, anything_goes)
+
+    assert ("FAIL", "undisturbed") == (report.verdict, report.failures[0].site)
+
+
+def test_a_callback_that_raises_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        with token.on_cancel(box.log.remove, "what is not there"):
+            token.check()
+
+    report = explore(Box, run, anything_goes, at=["check"])
+
+    assert ["cancel raised"] == [failure.name for failure in report.failures]
+
+
+def test_a_callback_left_behind_is_found_and_fails_when_it_is_late() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.on_cancel(box.log.append, "stopped")
+        token.check()
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.kind == "returned":
+            assert box.log == []
+
+    report = explore(Box, run, check, leaks=())
+    leaky = explore(Box, run, anything_goes)
+
+    assert ["late"] == [failure.site for failure in report.failures]
+    assert ["leak of registrations"] == [failure.name for failure in leaky.failures]
+
+
+def test_work_that_goes_on_after_the_stop_is_too_slow() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(9):
+            box.open = token.cancelled
+
+    report = explore(Box, run, anything_goes, limits=Limits(points=3))
+
+    assert {"latency"} == {failure.name for failure in report.failures}
+    assert 9 == report.slowest.points
+    explore(Box, run, anything_goes, limits=Limits(points=9)).assert_ok()
+
+
+def test_work_that_cannot_be_done_again_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        assert not box.open
+        box.open = True
+        token.check()
+        box.open = False
+
+    report = explore(Box, run, anything_goes, restart=lambda box: run(box, CancelToken()))
+
+    assert [("restart", "0.0before"), ("restart", "0.1check")] == [
+        (failure.name, str(failure.attempts[0].plan.points[0])) for failure in report.failures
+    ]
+
+
+def test_work_that_turns_in_circles_after_the_stop_hangs() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        while token.cancelled:
+            box.open = not box.open
+
+    report = explore(Box, run, anything_goes)
+
+    assert {"hung"} == {failure.name for failure in report.failures}
+    assert ["before", "check"] == [failure.attempts[0].plan.points[0].kind for failure in report.failures]
+
+
+def test_work_that_blocks_for_ever_hangs_and_is_freed_by_its_token() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.wait()
+
+    report = explore(Box, run, anything_goes, limits=Limits(seconds=0.01))
+
+    assert ["hung", "hung"] == [attempt.kind for attempt in report.attempts]
+    assert "FAIL" == report.verdict
+
+
+def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
+    free = threading.Event()
+
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        if token.cancelled:
+            free.wait()
+
+    report = explore(Box, run, anything_goes, limits=Limits(seconds=0.01), at=["check"])
+    free.set()
+
+    assert "ERROR" == report.verdict
+    assert report.run < report.planned
+    assert "cannot be freed" in str(report)
+
+
+# Other stops
+
+
+def test_the_stop_may_be_the_subjects_own_method() -> None:
+    class Service(Box):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = CancelToken()
+
+        def stop(self) -> None:
+            assert not self.log, "stopped twice"
+            self.log.append("stop")
+            self.inner.cancel()
+
+    def run(service: Service, token: CancelToken) -> None:
+        for _ in range(3):
+            service.inner.check()
+
+    def check(service: Service, outcome: Outcome) -> None:
+        if outcome.fired and outcome.fired[0].kind != "late":
+            assert isinstance(outcome.exception, Cancelled)
+
+    once = explore(Service, run, check, stop=lambda service, token: service.stop())
+    twice = explore(Service, run, check, stop=lambda service, token: service.stop(), depth=2)
+
+    once.assert_ok()
+    assert {"cancel raised"} == {failure.name for failure in twice.failures}
+
+
+def test_a_deadline_at_every_point_says_that_it_was_one() -> None:
+    reasons: set[str] = set()
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.kind == "cancelled":
+            assert isinstance(outcome.exception, Cancelled)
+            assert isinstance(outcome.exception.reason, CancelReason)
+            reasons.add(outcome.exception.reason.kind)
+
+    report = explore(Box, three_checks, check, at=["deadline"])
+
+    report.assert_ok()
+    assert (4, {"deadline"}) == (report.valid, reasons)
+
+
+def test_on_a_jumping_clock_backing_off_takes_no_time() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for seconds in (10, 100, 1000):
+            token.sleep(seconds)
+
+    report = explore(Box, run, anything_goes, clock=JumpingClock, at=["park", "wake", "deadline"])
+
+    report.assert_ok()
+    assert 3 + 3 + 7 == report.valid
+
+
+def test_a_program_that_takes_a_deadline_for_a_failure_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            three_checks(box, token)
+        except Cancelled as stop:
+            if stop.reason is not None and stop.reason.kind == "deadline":
+                raise TimeoutError from stop
+            raise
+
+    explore(Box, run, anything_goes).assert_ok()
+    assert "FAIL" == explore(Box, run, anything_goes, at=["deadline"]).verdict
+
+
+# A second stop while cleaning up
+
+
+def test_a_clean_up_that_its_own_shield_may_cut_short_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        shield = CancelToken()
+        box.open = True
+        try:
+            token.check()
+        finally:
+            shield.check()
+            box.open = False
+
+    def mended(box: Box, token: CancelToken) -> None:
+        shield = CancelToken()
+        box.open = True
+        try:
+            token.check()
+        finally:
+            if not shield.cancelled:
+                box.log.append("said goodbye")
+            box.open = False
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.fired:
+            assert not box.open
+
+    explore(Box, run, check).assert_ok()
+    report = explore(Box, run, check, depth=2, second="foreign")
+    assert "FAIL" == report.verdict
+    assert 2 == len(report.failures[0].attempts[0].plan.points)
+    explore(Box, mended, check, depth=2, second="foreign").assert_ok()
+
+
+# Reports and replays
+
+
+def test_failures_are_grouped_by_name_and_site_smallest_first() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.kind == "cancelled" and outcome.fired[0].kind == "check":
+            raise Violation("never stop", f"after {box.log}")
+
+    report = explore(Box, three_checks, check)
+
+    (failure,) = report.failures
+    assert ("never stop", "after []") == (failure.name, failure.detail)
+    assert failure.site.endswith("three_checks")
+    assert ["0.1check", "0.2check", "0.3check"] == [str(each.plan.points[0]) for each in failure.attempts]
+    written = json.loads(report.to_json())
+    assert ("FAIL", 5, 5, 5) == tuple(written[key] for key in ("verdict", "planned", "run", "valid"))
+    assert list(failure.ids) == written["failures"][0]["ids"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_an_id_replays_its_attempt(backend: Backend, depth: int) -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        if len(outcome.fired) == depth and outcome.fired[0].kind in ("check", "line"):
+            raise Violation("no", f"after {box.log}")
+
+    report = explore(Box, three_checks, check, backend=backend, depth=depth)
+    failure = report.failures[-1]
+    again = replay(failure.ids[0], Box, three_checks, check)
+
+    assert failure.ids[:1] == again.failures[0].ids
+    assert failure.detail == again.failures[0].detail
+
+
+def test_an_id_of_code_that_has_changed_is_stale() -> None:
+    def shorter(box: Box, token: CancelToken) -> None:
+        token.check()
+
+    report = explore(Box, three_checks, anything_goes)
+    ids = [attempt.plan.id for attempt in report.attempts if attempt.plan.points]
+
+    for stale in ids[1:]:
+        with pytest.raises(StaleReplayId, match="explore again"):
+            replay(stale, Box, shorter, anything_goes)
+
+
+def test_an_id_with_a_deadline_is_replayed_on_a_manual_clock() -> None:
+    report = explore(Box, three_checks, anything_goes, at=["deadline"])
+
+    assert "PASS" == replay(report.attempts[-1].plan.id, Box, three_checks, anything_goes).verdict
+
+
+def test_two_backends_make_one_report() -> None:
+    report = explore(Box, three_checks, anything_goes, backend=["sync", "line"])
+
+    report.assert_ok()
+    assert {"sync", "line"} == {attempt.plan.backend for attempt in report.attempts}
+
+
+def test_arguments_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="no points of kind 'line'"):
+        explore(Box, three_checks, anything_goes, at=["line"])
+    with pytest.raises(ValueError, match="depth"):
+        explore(Box, three_checks, anything_goes, depth=3)

@@ -1,0 +1,88 @@
+"""Points of several threads: numbered in each, whatever order they run in."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from cancel_token import CancelToken
+from cancel_token.testing import Outcome, explore
+from tests.cancel_token.testing.toys import Box, anything_goes, in_threads
+
+
+def test_racing_threads_have_the_same_points_every_time() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        def work() -> None:
+            for _ in range(5):
+                token.check()
+
+        in_threads(work, work)
+
+    report = explore(Box, run, anything_goes)
+
+    report.assert_ok()
+    assert {"before": 1, "check": 10, "late": 1} == report.points
+    assert {"0", "0.1", "0.2"} == {point.lane for attempt in report.attempts for point in attempt.plan.points}
+
+
+def test_a_fault_in_one_thread_is_named_by_its_lane() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        def good() -> None:
+            token.check()
+
+        def bad() -> None:
+            box.open = True
+            token.check()
+            box.open = False
+
+        in_threads(good, bad)
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.fired and outcome.fired[0].kind == "check" and outcome.fired[0].lane == "0.2":
+            assert not box.open
+
+    report = explore(Box, run, check, at=["check"])
+
+    (failure,) = report.failures
+    assert failure.site.endswith("bad")
+    assert ["0.2.0check"] == [str(each.plan.points[0]) for each in failure.attempts]
+
+
+def test_jobs_of_a_pool_are_lanes_whichever_thread_takes_them() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        def job() -> None:
+            token.check()
+
+        with ThreadPoolExecutor(2) as pool:
+            jobs = [pool.submit(job) for _ in range(4)]
+        for each in jobs:
+            each.result()
+
+    report = explore(Box, run, anything_goes)
+
+    report.assert_ok()
+    lanes = {p.lane for attempt in report.attempts for p in attempt.plan.points if p.kind == "check"}
+    assert {"0.1", "0.2", "0.3", "0.4"} == lanes
+
+
+def test_a_thread_that_the_work_did_not_start_has_no_points() -> None:
+    asked, go = threading.Event(), threading.Event()
+    tokens: list[CancelToken] = []
+
+    def bystander() -> None:
+        go.wait()
+        for _ in range(10):
+            tokens[0].check()
+        asked.set()
+
+    def run(box: Box, token: CancelToken) -> None:
+        tokens[:] = [CancelToken()]
+        go.set()
+        asked.wait()
+        token.check()
+
+    thread = threading.Thread(target=bystander)
+    thread.start()
+    report = explore(Box, run, anything_goes)
+    thread.join()
+
+    report.assert_ok()
+    assert 1 == report.points["check"]
