@@ -15,6 +15,9 @@ class move_on_cancel:  # noqa: N801  # used like a function, as trio.move_on_aft
     For the edge at which a stop has done its work, such as a request handler: web frameworks catch `Exception`
     and would let it out of the application. A `Cancelled` of any other token passes: it is somebody else's stop.
 
+    Out of a `BaseExceptionGroup` it takes those it would swallow, as `contextlib.suppress` does from Python 3.12 on, and lets the rest
+    pass as a group.
+
     It interrupts nothing by itself: the block ends where something in it checks the token or blocks under it.
 
     Args:
@@ -31,7 +34,21 @@ class move_on_cancel:  # noqa: N801  # used like a function, as trio.move_on_aft
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if isinstance(error, Cancelled) and error.token is not None and error.token.is_within(self.token):
+        if isinstance(error, BaseExceptionGroup):
+            ours, rest = error.split(lambda each: self._is_ours(each))  # 3.11 and 3.12 refuse a method
+            if ours is None:
+                return False
             self.cancelled_caught = True
-            return True
-        return False
+            if rest is None:
+                return True
+            try:
+                raise rest
+            finally:
+                del error, ours, rest  # or their tracebacks and this frame would keep each other alive
+        if error is None or not self._is_ours(error):
+            return False
+        self.cancelled_caught = True
+        return True
+
+    def _is_ours(self, error: BaseException) -> bool:
+        return isinstance(error, Cancelled) and error.token is not None and error.token.is_within(self.token)
