@@ -15,8 +15,8 @@ class move_on_cancel:  # noqa: N801  # used like a function, as trio.move_on_aft
     For the edge at which a stop has done its work, such as a request handler: web frameworks catch `Exception`
     and would let it out of the application. A `Cancelled` of any other token passes: it is somebody else's stop.
 
-    Out of a `BaseExceptionGroup` it takes those it would swallow, as `contextlib.suppress` does from Python 3.12 on, and lets the rest
-    pass as a group.
+    Out of a `BaseExceptionGroup` it takes those it would swallow and lets the rest pass as a group, as
+    `contextlib.suppress` does from Python 3.12 on.
 
     It interrupts nothing by itself: the block ends where something in it checks the token or blocks under it.
 
