@@ -18,6 +18,7 @@ import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
 
 from cancel_token._aio_binding import Binding, Interruption
+from cancel_token._cancellation import report_unraisable
 
 # Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
 # waits again a second after the stop is told so within a tenth of one.
@@ -81,9 +82,9 @@ class AsyncioBinding(Binding):
         if getpid() == self.process_id:
             try:
                 self._loop.call_soon_threadsafe(fn)
-            except RuntimeError:
+            except RuntimeError as error:
                 if not self._loop.is_closed():
-                    raise
+                    report_unraisable(error, self._loop)
 
     def new_scope(self) -> PatientScope:
         return PatientScope()

@@ -5,7 +5,7 @@ The theory, by the rules of docs/cancellation.md:
 1.  *Claim.* Reasons are appended to a list; whoever stands first has won. One append decides, and looking twice
     gives the same answer, which a test-and-set would not after an interruption (T-S9).
 2.  *Mark.* Every descendant is flagged before any callback runs (T-S1). A losing call marks, too (T-S10).
-3.  *Wake* the threads that wait on the tokens: they need no callback's permission.
+3.  *Wake* the threads and tasks that wait on the tokens: they need no callback's permission.
 4.  *Run* the callbacks, of inner tokens first, of one token newest first (T-S2).
 
 Who runs a token's callbacks? The call whose reason stands first in the token's list, directly or as `cause`.
@@ -44,10 +44,28 @@ class _ThreadState(threading.local):
 thread_state = _ThreadState()
 
 
-def wake(lock: LockType) -> None:
-    """Release a lock on which a thread may sleep; twice is as good as once."""
+class Waker:
+    """What a waiting task leaves on a token; to its event loop what a lock is to a waiting thread.
+
+    Args:
+        run_soon: Makes the loop call a function; from any thread, and in a signal handler. Must not raise.
+        fn: Wakes the task; twice is as good as once.
+    """
+
+    __slots__ = ("_fn", "_run_soon")
+
+    def __init__(self, run_soon: Callable[[Callable[[], object]], object], fn: Callable[[], object]) -> None:
+        self._run_soon = run_soon
+        self._fn = fn
+
+    def release(self) -> None:
+        self._run_soon(self._fn)
+
+
+def wake(waiting: LockType | Waker) -> None:
+    """Wake the thread or the task that waits; twice is as good as once."""
     try:
-        lock.release()
+        waiting.release()
     except RuntimeError:  # "release unlocked lock": another waker came first
         pass
 
@@ -136,10 +154,10 @@ class Cancellation:
             for token in self.to_run:
                 held = token._held
                 for key in list(held):
-                    if type(key) is LockType:
+                    if type(key) is LockType or type(key) is Waker:
                         wake(key)
                         held.pop(key, None)
-            # Where nothing but threads waited there is nothing to run: then we are as quick as Event.set().
+            # Where nothing but threads and tasks waited there is nothing to run: then we are as quick as Event.set().
             self.to_run = [token for token in self.to_run if token._held]
 
     def _mark(self) -> list[CancelToken]:
@@ -217,7 +235,7 @@ class Cancellation:
                 except KeyError:
                     return
             key, callback = taken[0]
-            if callback is None:  # a waiting thread's lock, or a pinned child that has been seen to already
+            if callback is None:  # somebody who waits, or a pinned child that has been seen to already
                 taken.clear()
                 continue
             running.current = key
@@ -273,19 +291,19 @@ def cancel_all(cancellations: Iterable[Cancellation]) -> None:
 class _Reporter:
     """CPython offers no way to call the hook with arguments of our own but to let it happen in a finalizer."""
 
-    __slots__ = ("error", "token")
+    __slots__ = ("error", "owner")
 
-    def __init__(self, error: BaseException, token: CancelToken) -> None:
+    def __init__(self, error: BaseException, owner: object) -> None:
         self.error = error
-        self.token = token
+        self.owner = owner
 
     def __repr__(self) -> str:
-        return f"<callback of {self.token!r}>"
+        return f"<callback of {self.owner!r}>"
 
     def __del__(self) -> None:
         raise self.error
 
 
-def report_unraisable(error: BaseException, token: CancelToken) -> None:
+def report_unraisable(error: BaseException, owner: object) -> None:
     """Report an error where nobody could catch it: the interpreter calls `sys.unraisablehook`."""
-    _Reporter(error, token)
+    _Reporter(error, owner)

@@ -27,6 +27,7 @@ from cancel_token._cancellation import (
     MAX_LATER_REASONS,
     Cancellation,
     Running,
+    Waker,
     cancel_all,
     derive,
     thread_state,
@@ -45,7 +46,7 @@ class TokenStats:
     Args:
         children: Children that are alive and not closed.
         registrations: Callbacks that neither ran nor left.
-        waiting: Threads inside `wait()` or `sleep()`.
+        waiting: Threads inside `wait()` or `sleep()`, tasks inside a scope or a wait of `cancel_token.aio`.
         origins: Where each registration and child was made, while `record_origins()` was in force.
     """
 
@@ -156,7 +157,7 @@ class CancelToken:
             """
 
     _children: dict[_Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
-    _held: dict[object, Callable[[], object] | None]  # registrations; waiting threads' locks; pinned children
+    _held: dict[object, Callable[[], object] | None]  # registrations; who waits; pinned children
     _links: tuple[_Link, ...]  # one to each parent; they stay after close(), for move_on_cancel
     _reasons: list[CancelReason]  # the first has won
     _deadline: float | None  # our own; only ever moves nearer
@@ -324,7 +325,7 @@ class CancelToken:
         """
         try:  # nothing stands before it, so that an interruption finds us inside
             origin = self._origin(reason)
-            # The short way, for a token on which nothing but threads hangs: it makes the same moves as a
+            # The short way, for a token on which nothing but threads and tasks hangs: it makes the same moves as a
             # Cancellation in the same order, so that one can take over after each of them.
             reasons = self._reasons
             if not reasons:
@@ -333,7 +334,7 @@ class CancelToken:
             if reasons[0] is origin and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
                 for key in list(self._held):
-                    if type(key) is LockType:
+                    if type(key) is LockType or type(key) is Waker:
                         try:
                             key.release()
                         except RuntimeError:  # as in wake(), whose call would cost more than this
@@ -532,6 +533,23 @@ class CancelToken:
                 self._unpin()
         return self.cancelled
 
+    def add_waker(self, waker: Waker) -> None:
+        """Let a task wait on the token, for `cancel_token.aio`; what a lock is in `wait()`.
+
+        Tasks are woken together with threads, before any callback runs. If the token is cancelled already, nobody
+        is woken: look at it afterwards.
+        """
+        self._held[waker] = None
+        if self._links:  # the task may be held by nobody but by what it waits for
+            self._pin()
+
+    def remove_waker(self, waker: Waker) -> None:
+        """Undo `add_waker()`, once or more often; it never waits."""
+        held = self._held
+        held.pop(waker, None)
+        if not held and self._links:
+            self._unpin()
+
     def sleep(self, seconds: float) -> None:
         """Do nothing for `seconds`.
 
@@ -682,6 +700,9 @@ class _Never(CancelToken):
         registration = Registration()
         registration._token = self
         return registration
+
+    def add_waker(self, waker: Waker) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -9,8 +9,9 @@
 A token may be cancelled from anywhere: another thread, a signal handler, another loop. The runtime's own
 cancellation passes through all of this as what it is, and never cancels the token (T-A2, T-A3).
 
-The idea: a callback on the token cancels a scope of the runtime, through the loop's thread-safe entry. No task and
-no thread watches anything; nothing is left when the block has been left.
+The idea: the token asks the loop, by its thread-safe entry, to cancel a scope of the runtime. It does so when it wakes
+the threads that wait, before any callback runs. No task and no thread watches anything; nothing is left when
+the block has been left.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import anyio
 import anyio.lowlevel
 
 from cancel_token._aio_binding import Interruption, Scope, current_binding
+from cancel_token._cancellation import Waker
 from cancel_token._errors import Cancelled, CancelReason
-from cancel_token._token import CancelToken, Registration
+from cancel_token._token import CancelToken
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -37,10 +39,10 @@ P = ParamSpec("P")
 class _TokenScope:
     """A scope of the runtime that a token cancels; what both kinds have in common."""
 
-    __slots__ = ("_caught", "_registration", "_scope", "token")
+    __slots__ = ("_caught", "_scope", "_waker", "token")
 
     _scope: Scope
-    _registration: Registration
+    _waker: Waker
 
     def __init__(self, token: CancelToken) -> None:
         self.token = token
@@ -61,22 +63,22 @@ class _TokenScope:
             raise RuntimeError(f"a {type(self).__name__} is for one `with` block; make another")
         binding = current_binding()
         self._scope = scope = binding.new_scope()
-        # The scope is entered last: nothing can go wrong between that and the block.
-        self._registration = registration = self.token.on_cancel(binding.run_soon, scope.cancel)
-        if self.token.cancelled:
-            scope.cancel()  # on the spot, so that not even the block's first wait is begun
+        token = self.token
+        self._waker = waker = Waker(binding.run_soon, scope.cancel)
         try:
-            scope.__enter__()
+            token.add_waker(waker)
+            if token.cancelled:  # published, so look: and so not even the block's first wait is begun
+                scope.cancel()
+            scope.__enter__()  # last: nothing can go wrong between this and the block
         except BaseException:
-            registration.unregister()
+            token.remove_waker(waker)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        # Not close(): a callback that is under way in another thread only cancels a scope that has been left.
-        self._registration.unregister()
+        self.token.remove_waker(self._waker)  # one that is under way only cancels a scope that has been left
         scope = self._scope
         if error is None or not isinstance(error, (Cancelled, BaseExceptionGroup)):
             swallowed = bool(scope.__exit__(kind, error, traceback))
@@ -201,14 +203,15 @@ async def wait_cancelled(token: CancelToken) -> CancelReason:
     """
     binding = current_binding()
     event = anyio.Event()
-    registration = token.on_cancel(binding.run_soon, event.set)
+    waker = Waker(binding.run_soon, event.set)
     try:
+        token.add_waker(waker)
         if not token.cancelled:
             await event.wait()
         else:
             await anyio.lowlevel.checkpoint()
     finally:
-        registration.unregister()
+        token.remove_waker(waker)
     reason = token.reason
     assert reason is not None
     return reason

@@ -31,7 +31,7 @@ async def test_a_waiting_task_is_woken_and_goes_on_behind_the_block(
     assert scope.cancel_called
     assert scope.cancelled_caught
     assert scope.token is token
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @everywhere
@@ -53,7 +53,7 @@ async def test_fail_on_cancel_raises_the_tokens_cancelled(cancel_somewhere: Canc
     assert caught.value.token is token
     assert caught.value.reason == token.reason
     assert scope.cancelled_caught
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @everywhere
@@ -72,7 +72,7 @@ async def test_wait_cancelled_says_why(cancel_somewhere: CancelSomewhere) -> Non
     clean_up()
 
     assert [token.reason] == reasons
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @on_each_runtime
@@ -85,7 +85,7 @@ async def test_a_parents_stop_and_a_deadline_wake_a_task_too() -> None:
     assert scope.cancelled_caught
     assert child.reason is not None
     assert "deadline" == child.reason.kind
-    assert (0, 0) == (child.stats().registrations, parent.stats().registrations)
+    assert (0, 0) == (child.stats().waiting, parent.stats().waiting)
 
 
 @on_each_runtime
@@ -125,13 +125,61 @@ async def test_a_thousand_tasks_wait_for_one_token() -> None:
         for number in range(1000):
             group.start_soon(wait, number)
         await anyio.wait_all_tasks_blocked()
-        assert 1000 == token.stats().registrations
+        assert 1000 == token.stats().waiting
         thread = threading.Thread(target=token.cancel)
         thread.start()
     thread.join()
 
     assert 1000 == len(stopped)
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
+
+
+async def wait_for(token: CancelToken, woken: list[str], name: str) -> None:
+    with move_on_cancel(token):
+        await anyio.sleep_forever()
+    woken.append(name)
+
+
+@on_each_runtime
+async def test_tasks_are_woken_before_callbacks_run_and_after_the_whole_tree_is_flagged() -> None:
+    """T-S1; a callback that takes its time holds up the one who cancels, and not those who wait."""
+    token = CancelToken()
+    child = token.child()
+    woken: list[str] = []
+    everybody_woke = threading.Event()
+
+    def slow() -> None:
+        everybody_woke.wait()
+        woken.append("callback")
+
+    token.on_cancel(slow)
+    thread = threading.Thread(target=token.cancel)
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait_for, token, woken, "task")
+        group.start_soon(wait_for, child, woken, "child's task")
+        await anyio.wait_all_tasks_blocked()
+        thread.start()
+    everybody_woke.set()
+    thread.join()
+
+    assert ["callback", "child's task", "task"] == sorted(woken)
+    assert "callback" == woken[-1]
+
+
+@on_each_runtime
+async def test_a_task_keeps_its_token_linked_to_the_parents(without_gc: None) -> None:
+    """T-S7: a child that only a waiting task knows is pinned, and let go of when the task leaves."""
+    token = CancelToken()
+    woken: list[str] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait_for, token.child().child(), woken, "grandchild")
+        await anyio.wait_all_tasks_blocked()
+        assert 1 == token.stats().children
+        token.cancel()
+    del group
+
+    assert ["grandchild"] == woken
+    assert 0 == token.stats().children
 
 
 # The token was cancelled before
@@ -184,7 +232,7 @@ async def test_a_normal_end_does_not_cancel_the_token() -> None:
 
     assert not token.cancelled
     assert not scope.cancel_called
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @on_each_runtime
@@ -197,7 +245,7 @@ async def test_an_error_passes_and_does_not_cancel_the_token() -> None:
         assert caught.value is error
 
     assert not token.cancelled
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @on_each_runtime
@@ -241,7 +289,7 @@ async def test_stops_and_ends_at_the_same_moment_never_land_behind_the_block() -
     await anyio.lowlevel.checkpoint()
 
     assert 300 == ended
-    assert [0] * 300 == [token.stats().registrations for token in tokens]
+    assert [0] * 300 == [token.stats().waiting for token in tokens]
 
 
 @on_each_runtime
@@ -516,7 +564,7 @@ async def test_a_scope_left_in_the_wrong_order_takes_its_callback_along() -> Non
     with pytest.raises(RuntimeError):
         scope.__exit__(None, None, None)
 
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @on_each_runtime
@@ -539,7 +587,7 @@ async def test_a_wait_that_is_cancelled_leaves_nothing_behind() -> None:
         await wait_cancelled(token)
 
     assert scope.cancelled_caught
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
     assert not token.cancelled
 
 

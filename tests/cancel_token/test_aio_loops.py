@@ -19,7 +19,7 @@ def test_outside_of_a_task_the_scopes_say_what_they_need() -> None:
     with pytest.raises(RuntimeError, match="inside a task"), move_on_cancel(token):
         raise AssertionError("entered")
 
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
@@ -33,7 +33,7 @@ def test_a_token_may_be_cancelled_when_the_loop_is_gone(backend: str) -> None:
 
     scopes: list[move_on_cancel] = []
     anyio.run(leave_open, backend=backend)
-    assert 1 == token.stats().registrations
+    assert 1 == token.stats().waiting
 
     assert token.cancel()
 
@@ -104,7 +104,7 @@ def test_ctrl_c_in_a_trio_task_is_left_alone() -> None:
         trio.run(main)
 
     assert not token.cancelled
-    assert 0 == token.stats().registrations
+    assert 0 == token.stats().waiting
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
