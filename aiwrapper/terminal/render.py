@@ -76,13 +76,25 @@ class MarkdownStream:
     """Markdown that grows: finished blocks are printed for good, only the last one is drawn again.
 
     So the work for each piece of text depends on the length of the block it falls into, not on that of the
-    answer, and what is printed scrolls back and copies like any other output.
+    answer, and what is printed scrolls back and copies like any other output. Of a code block, which may be as
+    long as a file, only what the screen holds is drawn while it grows.
+
+    A model may be faster than drawing, and whoever draws keeps the run waiting. So three quarters of the time
+    are left to others: after a drawing, what comes within three times as long as it took is drawn with the next
+    piece, or at the end.
+
+    Args:
+        console: where to.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, clock: Callable[[], float]) -> None:
         self._console = console
+        self._clock = clock
+        self._draw_again_at = clock()
         self._parser = MarkdownIt()
         self._open = ""  # everything from the start of the last block on
+        self._is_code = False  # the last block is a fenced one
         self._live: Live | None = None
 
     def write(self, text: str) -> None:
@@ -90,10 +102,15 @@ class MarkdownStream:
         self._open += printable(text)
         if "\n" in text:
             self._print_finished_blocks()
+        began = self._clock()
+        if began < self._draw_again_at:
+            return
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-        self._live.update(_Lines(self._open, last=True), refresh=True)
+        self._live.update(_Lines(self._in_sight(), last=True), refresh=True)
+        ended = self._clock()
+        self._draw_again_at = ended + 3 * (ended - began)
 
     def close(self) -> None:
         """Print what is still open for good."""
@@ -101,6 +118,15 @@ class MarkdownStream:
         if self._open.strip():
             self._console.print(_Lines(self._open), end="")
         self._open = ""
+        self._is_code = False
+
+    def _in_sight(self) -> str:
+        """What of the last block can be on the screen: each line of code takes one there at least."""
+        lines = self._open.splitlines(keepends=True)
+        height = self._console.height
+        if not self._is_code or len(lines) <= height + 1:
+            return self._open
+        return lines[0] + "".join(lines[-height:])
 
     def _erase(self) -> None:
         if self._live is not None:
@@ -109,6 +135,7 @@ class MarkdownStream:
 
     def _print_finished_blocks(self) -> None:
         blocks = [token for token in self._parser.parse(self._open) if token.level == 0 and token.map]
+        self._is_code = bool(blocks) and blocks[-1].type == "fence"
         last = blocks[-1] if len(blocks) > 1 else None
         if last is None or last.map is None:
             return
@@ -263,7 +290,7 @@ class AnswerView:
             self._line_is_open = not text.endswith("\n")
             return
         if self._text is None:
-            self._text = MarkdownStream(self._console)
+            self._text = MarkdownStream(self._console, clock=self._clock)
         self._text.write(text)
 
     def _show_result(self, name: str, outcome: ToolOutcome, content: str) -> None:

@@ -1,10 +1,14 @@
 import io
+import itertools
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markdown import Markdown
+from rich.segment import Segment
 
 from aiwrapper._core import log
 from aiwrapper._core.messages import Producer
@@ -26,13 +30,13 @@ def text(piece: str) -> log.TextDelta:
 def test_markdown_that_arrives_in_pieces_looks_as_if_it_had_come_at_once() -> None:
     whole = "# Title\n\nSome *words* here.\n\n- one\n- two\n\n```\ncode\n\nmore code\n```\n\nThe end."
     screen = Screen()
-    stream = MarkdownStream(screen.console)
+    stream = MarkdownStream(screen.console, clock=lambda: 0.0)
     for piece in whole.split(" "):
         stream.write(piece + " ")
     stream.close()
 
     at_once = Screen()
-    stream = MarkdownStream(at_once.console)
+    stream = MarkdownStream(at_once.console, clock=lambda: 0.0)
     stream.write(whole)
     stream.close()
 
@@ -49,6 +53,59 @@ def test_an_answer_longer_than_the_screen_is_printed_once() -> None:
 
     assert [f"line {number}" for number in range(35, 40)] == screen.lines[-5:]
     assert len(set(screen.lines)) == len(screen.lines)
+
+
+class Counting(Console):
+    """A console that remembers how long the Markdown was that it was to draw."""
+
+    def __init__(self, height: int) -> None:
+        super().__init__(file=io.StringIO(), force_terminal=True, width=80, height=height, _environ={})
+        self.drawn: list[int] = []
+
+    def render_lines(self, renderable: RenderableType, *args: Any, **kwargs: Any) -> list[list[Segment]]:
+        if isinstance(renderable, Markdown):
+            self.drawn.append(len(renderable.markup))
+        return super().render_lines(renderable, *args, **kwargs)
+
+
+def test_drawing_a_long_code_block_takes_no_longer_than_drawing_the_screen() -> None:
+    console = Counting(height=10)
+    stream = MarkdownStream(console, clock=lambda: 0.0)
+    stream.write("```python\n")
+    for number in range(200):
+        stream.write(f"x[{number}] = 0\n")
+    growing = console.drawn[:]
+    stream.close()
+
+    assert max(growing) < 200
+    assert console.drawn[-1] > 2_000
+
+
+def test_the_end_of_a_long_code_block_is_in_sight() -> None:
+    screen = Screen(columns=40, lines=10)
+    view = view_on(screen.console)
+    view.show(text("```python\n"))
+    for number in range(40):
+        view.show(text(f"line_{number}()\n"))
+    growing = screen.lines
+    view.show(log.RunFinished("r"))
+
+    assert "line_39()" in growing[-1]
+    assert "line_38()" in growing[-2]
+    assert "line_39()" in screen.lines[-1]
+
+
+def test_a_model_that_is_faster_than_the_terminal_does_not_wait_for_each_drawing() -> None:
+    ticks = itertools.count()
+    console = Counting(height=24)
+    stream = MarkdownStream(console, clock=lambda: float(next(ticks)))  # a drawing takes one second
+    for number in range(100):
+        stream.write(f"{number} ")
+    while_growing = len(console.drawn)
+    stream.close()
+
+    assert 20 <= while_growing <= 40
+    assert "99" in console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
 
 
 def test_a_block_taller_than_the_screen_leaves_its_end_in_sight() -> None:
