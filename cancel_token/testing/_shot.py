@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cancel_token._deadline import Clock
 from cancel_token._token import CancelToken
 from cancel_token.testing._points import Lane, Point, Recording, installed, site_of
 
@@ -17,13 +18,13 @@ class Shot:
         fired: Where it was cancelled; None while it has not been.
     """
 
-    def __init__(self) -> None:
-        self.token = CancelToken(name="shot")
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.token = CancelToken(name="shot", clock=clock)
         self.fired: Point | None = None
 
 
 @contextmanager
-def cancel_at(k: int | None) -> Iterator[Shot]:
+def cancel_at(k: int | None, *, clock: Clock | None = None) -> Iterator[Shot]:
     """Cancel a token at the k-th point that this thread passes in the block, for rules of a state machine.
 
         with cancel_at(k) as shot:
@@ -32,6 +33,7 @@ def cancel_at(k: int | None) -> Iterator[Shot]:
     Args:
         k: From 0, which is the first time that any token is asked, waited on or listened to here.
             None, or more than there are, lets the block run to its end: `shot.fired` tells.
+        clock: The token's.
 
     Raises:
         ValueError: `k` is negative.
@@ -40,7 +42,7 @@ def cancel_at(k: int | None) -> Iterator[Shot]:
     """
     if k is not None and k < 0:
         raise ValueError(f"k must not be negative, not {k!r}")
-    shot = Shot()
+    shot = Shot(clock)
     recording = _ShotRecording(shot)
     if k is not None:
         recording.main.target = k
