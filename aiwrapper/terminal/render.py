@@ -72,6 +72,10 @@ def _has_background(segment: Segment) -> bool:
     return segment.style is not None and segment.style.bgcolor is not None
 
 
+_LEFTOVERS_PER_SECOND = 5
+"""Chosen by hand: who reads has not reached the last word by then."""
+
+
 class MarkdownStream:
     """Markdown that grows: finished blocks are printed for good, only the last one is drawn again.
 
@@ -81,7 +85,7 @@ class MarkdownStream:
 
     A model may be faster than drawing, and whoever draws keeps the run waiting. So three quarters of the time
     are left to others: after a drawing, what comes within three times as long as it took is drawn with the next
-    piece, or at the end.
+    piece, or by rich's thread, if the model falls silent.
 
     Args:
         console: where to.
@@ -102,15 +106,15 @@ class MarkdownStream:
         self._open += printable(text)
         if "\n" in text:
             self._print_finished_blocks()
-        began = self._clock()
-        if began < self._draw_again_at:
-            return
         if self._live is None:
-            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live = Live(console=self._console, refresh_per_second=_LEFTOVERS_PER_SECOND, transient=True)
             self._live.start()
-        self._live.update(_Lines(self._in_sight(), last=True), refresh=True)
-        ended = self._clock()
-        self._draw_again_at = ended + 3 * (ended - began)
+        began = self._clock()
+        draws = began >= self._draw_again_at
+        self._live.update(_Lines(self._in_sight(), last=True), refresh=draws)
+        if draws:
+            ended = self._clock()
+            self._draw_again_at = ended + 3 * (ended - began)
 
     def close(self) -> None:
         """Print what is still open for good."""
@@ -165,8 +169,8 @@ class AnswerView:
 
     A tool's thread may take the terminal with `hands_off` to ask a question; `show` waits for it.
 
-    A thread of rich's draws only while nothing else can: the spinner and the countdown, which have to move
-    while the main thread waits. It ends with them.
+    A thread of rich's draws what has to be drawn while the main thread waits: the spinner, the countdown, and the
+    last words of a text if they came faster than they could be drawn. It ends with them.
 
     Args:
         console: where the answer goes: as Markdown on a terminal, as it is into a pipe or a file.
