@@ -175,7 +175,10 @@ class Process:
         """
         while not self._finished:
             if self._exited and not self._open_pipes:
+                ended_by_itself = self._claim_request()
                 self._finish()
+                if not ended_by_itself:  # our request may be seen to work before the hook has told of the stop
+                    self._token.check()
                 return
             seconds = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             ready = self._selector.select(seconds)
@@ -267,11 +270,16 @@ class Process:
 
     def _ask_to_terminate(self) -> None:
         """Also the token's callback, in whatever thread cancels."""
+        if self._claim_request():
+            self._signal_group(signal.SIGTERM)
+
+    def _claim_request(self) -> bool:
+        """Whether nobody has asked the group to terminate; from now on nobody will."""
         try:
             self._claim.pop()
         except IndexError:
-            return
-        self._signal_group(signal.SIGTERM)
+            return False
+        return True
 
     def _signal_group(self, number: int) -> None:
         if os.getpid() != self._owner:

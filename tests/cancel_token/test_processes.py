@@ -259,6 +259,35 @@ class TestStop:
 
         assert 0 == status
 
+    def test_an_end_that_our_own_request_brought_about_is_the_stop(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The child dies of the token's request, and is seen dead before the token's hook has told of the stop."""
+        token = CancelToken()
+        seen = threading.Event()
+        kill, finish = os.killpg, Process._finish
+
+        def kill_and_wait(group: int, number: int) -> None:
+            kill(group, number)
+            if number == signal.SIGTERM:
+                seen.wait()
+
+        def finish_seen(process: Process) -> None:
+            seen.set()
+            finish(process)
+
+        monkeypatch.setattr(os, "killpg", kill_and_wait)
+        monkeypatch.setattr(Process, "_finish", finish_seen)
+        with no_descriptor_left(), Process(shell("echo ready; exec sleep 3600"), token=token) as process:
+            output = iter(process)
+            assert b"ready\n" == next(output).data
+            stop = Call(token.cancel)
+            with pytest.raises(Cancelled):
+                list(output)
+            stop.join()
+
+        assert -signal.SIGTERM == process.returncode
+
     def test_a_stop_that_meets_the_creation_is_not_missed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The token is cancelled after the child has been started and before anything is registered."""
         token = CancelToken()
