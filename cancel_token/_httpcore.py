@@ -9,46 +9,28 @@ Who knows the token, from the outside in:
     free place under it, and gives the response a body that asks it before every delivery (T-N5).
 2.  `_Connection` stands around each connection of the pool. A request that fails in it ends it, which the library
     forgets where the TLS handshake behind a proxy's CONNECT fails.
-3.  `_Backend` and `_Stream` hold the socket and its line (see `_lines.py`): bound when the connection is made or a
-    request is written to a kept one, released when the body has been read to its end (T-N7).
+3.  `Backend` and `Stream` (`_httpcore_backend.py`) hold the socket and its line (`_lines.py`): bound when the
+    connection is made or a request is written to a kept one, released when the body has been read to its end (T-N7).
 
 What comes out is `Cancelled`, a `BaseException`: neither library, nor an SDK above them, makes an error of it that it
 would try again.
 """
 
 import re
-import select
-import socket
-import ssl
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from queue import Empty
-from typing import Any, Protocol, Self, cast
+from typing import Any, Self, cast
 
+from cancel_token._httpcore_backend import LINE, Backend, Core
 from cancel_token._lines import Line, Waiters, bound_token
 from cancel_token._token import CancelToken
-from cancel_token.sockets import connect_hooked, raise_stop
-
-LINE = "cancel_token.line"  # what a stream is asked for, through whatever the library has put around it
+from cancel_token.sockets import raise_stop
 
 # Where an event of a stream ends. A boundary that is missed, in a body that is split between two line ends, costs only
 # that two events are delivered without a look at the token in between.
 _END_OF_EVENT = re.compile(rb"\n\r?\n|\r\r")
-
-
-class Core(Protocol):
-    """What we use of either library."""
-
-    ConnectError: type[Exception]
-    ConnectTimeout: type[Exception]
-    ConnectionNotAvailable: type[Exception]
-    PoolTimeout: type[Exception]
-    ReadError: type[Exception]
-    ReadTimeout: type[Exception]
-    SOCKSProxy: type
-    WriteError: type[Exception]
-    WriteTimeout: type[Exception]
 
 
 class StoppablePool:
@@ -71,7 +53,7 @@ class StoppablePool:
         self._places = _Places(pool._max_connections)
         create: Callable[[Any], Any] = pool.create_connection
         pool.create_connection = lambda origin: _Connection(create(origin), core)
-        pool._network_backend = _Backend(core)
+        pool._network_backend = Backend(core)
 
     @property
     def connections(self) -> list[Any]:
@@ -186,7 +168,7 @@ class _Body:
         self._leaving = leaving
         self._dropped = dropped
         self._closed = False
-        self._line: Line | None = response.extensions["network_stream"].get_extra_info(LINE)
+        self._line: Line = response.extensions["network_stream"].get_extra_info(LINE)
         self._read_to_end = False
         headers = {name.lower(): value for name, value in response.headers}
         # One piece for each event: an SDK makes all events of a piece before it asks for the next one. In a compressed
@@ -214,15 +196,14 @@ class _Body:
     def close(self) -> None:
         """Give the connection back, or end it if there is more to come. May be called twice, and from any thread."""
         self._closed = True
-        if self._line is not None and self._read_to_end:
+        if self._read_to_end:
             self._line.release()  # before the pool knows that it may give the connection away
         self._leaving.leave()
 
     def __del__(self) -> None:
         # Neither library closes a response that nobody reads. The peer is told now, the pool when it is used again.
         if not self._closed:
-            if self._line is not None:
-                self._line.hook.shut_down()
+            self._line.hook.shut_down()
             self._dropped.append(self._leaving)
 
 
@@ -256,160 +237,6 @@ class _Connection:
 
     def __repr__(self) -> str:
         return repr(self._inner)
-
-
-class _Backend:
-    """Makes the connections, and waits where the library waits between two tries."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> "_Stream":
-        token = bound_token()
-        try:
-            sock, hook = connect_hooked(
-                (host, port),
-                token,
-                timeout=timeout,
-                source_address=None if local_address is None else (local_address, 0),
-            )
-        except TimeoutError as error:
-            raise self._core.ConnectTimeout(str(error)) from error
-        except OSError as error:
-            raise self._core.ConnectError(str(error)) from error
-        stream = _Stream(self._core, sock, Line(hook, token))
-        try:
-            for option in socket_options or ():
-                sock.setsockopt(*option)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            stream.close()
-            raise_stop(token, error)
-            raise self._core.ConnectError(str(error)) from error
-        except BaseException:
-            stream.close()
-            raise
-        return stream
-
-    def sleep(self, seconds: float) -> None:
-        bound_token().sleep(seconds)
-
-
-class _Stream:
-    """One connection's socket and line."""
-
-    def __init__(self, core: Core, sock: socket.socket, line: Line) -> None:
-        self._core = core
-        self._sock = sock
-        self._line = line
-        self._closed = False
-        line.hold(self)
-
-    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        token = self._line.token
-        if token is None:
-            token = CancelToken.never()
-        if token.cancelled:
-            token.check()
-        try:
-            self._sock.settimeout(timeout)
-            data = self._sock.recv(max_bytes)
-        except OSError as error:
-            raise_stop(token, error)
-            kind = self._core.ReadTimeout if isinstance(error, TimeoutError) else self._core.ReadError
-            raise kind(str(error)) from error
-        # The end we see may be of our own making, and what has come before it is too late.
-        if token.cancelled:
-            token.check()
-        if self._closed:
-            raise self._core.ReadError("the connection was closed while it was read")
-        return data
-
-    def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        token = bound_token()
-        self._line.bind(token)  # a kept connection belongs to the request whose head is written here
-        view = memoryview(buffer)
-        try:
-            while view:
-                if token.cancelled:
-                    token.check()
-                self._sock.settimeout(timeout)
-                view = view[self._sock.send(view) :]
-        except OSError as error:
-            raise_stop(token, error)
-            kind = self._core.WriteTimeout if isinstance(error, TimeoutError) else self._core.WriteError
-            raise kind(str(error)) from error
-
-    def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> "_Stream":
-        assert not isinstance(self._sock, ssl.SSLSocket), "a proxy behind TLS is refused before"
-        token = bound_token()
-        try:
-            token.check()
-            self._sock.settimeout(timeout)
-            # The handshake at once: a context that checks certificates by itself may do it in here.
-            self._sock = ssl_context.wrap_socket(self._sock, server_hostname=server_hostname)
-            token.check()
-        except OSError as error:
-            self._abandon()
-            raise_stop(token, error)
-            kind = self._core.ConnectTimeout if isinstance(error, TimeoutError) else self._core.ConnectError
-            raise kind(str(error)) from error
-        except BaseException:
-            self._abandon()
-            raise
-        return self
-
-    def _abandon(self) -> None:
-        # The socket of a handshake that failed may be kept alive by its traceback: the peer shall see the end now.
-        self._line.hook.shut_down()
-        self.close()
-
-    def close(self) -> None:
-        self._closed = True
-        if (
-            self._line.token is not None
-        ):  # in use: another thread may be reading, whom a close alone would not free
-            self._line.hook.shut_down()
-        self._line.let_go(self)  # the hook first (T-N6)
-        self._sock.close()
-
-    def get_extra_info(self, info: str) -> Any:
-        if info == LINE:
-            return self._line
-        match info:
-            case "ssl_object":
-                return self._sock if isinstance(self._sock, ssl.SSLSocket) else None
-            case "socket":
-                return self._sock
-            case "client_addr":
-                return self._sock.getsockname()
-            case "server_addr":
-                return self._sock.getpeername()
-            case (
-                "is_readable"
-            ):  # asked of connections at rest: then there is an end to be read, also if we made it
-                return self._line.hook.stopped or _is_readable(self._sock)
-            case _:
-                return None
-
-
-def _is_readable(sock: socket.socket) -> bool:
-    if sock.fileno() < 0:
-        return True
-    if sys.platform == "win32":
-        return bool(select.select((sock,), (), (), 0)[0])
-    poller = select.poll()  # `select` fails from descriptor 1,024 on
-    poller.register(sock, select.POLLIN)
-    return bool(poller.poll(0))
 
 
 def library_of(thing: object, class_name: str, libraries: tuple[str, ...]) -> str | None:

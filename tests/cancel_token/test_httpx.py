@@ -371,6 +371,65 @@ def test_settings_of_the_sockets_are_kept(name: str, server: StallingServer) -> 
         assert stream.get_extra_info("something else") is None
 
 
+@pytest.mark.parametrize(
+    ("option", "error"),
+    [((socket.SOL_SOCKET, -1, 1), "ConnectError"), (("no", "option", "at all"), "TypeError")],
+)
+@both_libraries
+@pytest.mark.usefixtures("without_gc")
+def test_settings_that_the_socket_refuses_leave_nothing(name: str, option: Any, error: str) -> None:
+    transport = library(name).HTTPTransport(socket_options=[option])
+    client = stoppable(new_client(name, transport=transport))
+    with no_descriptor_left(), StallingServer() as server, client:
+        call = under(CancelToken(), lambda: client.get(server.url)).join()
+
+        assert error == type(call.error).__name__
+        assert [] == connections(client)
+
+
+@both_libraries
+@pytest.mark.usefixtures("without_gc")
+def test_a_handshake_that_cannot_begin_leaves_nothing(
+    name: str, certificate: trustme.LeafCert, context: ssl.SSLContext
+) -> None:
+    client = stoppable(new_client(name, context))
+    with no_descriptor_left(), StallingServer(certificate) as server, client:
+        with pytest.raises(ValueError, match="server_hostname"):
+            client.get(server.url, extensions={"sni_hostname": ".no.name"})
+
+        assert [] == connections(client)
+
+
+@both_libraries
+def test_a_connection_that_is_in_use_sends_the_next_request_away(name: str, server: StallingServer) -> None:
+    """The pool may give it to two requests at once; that harms neither."""
+    core = library(name.replace("httpx", "httpcore"))
+    with stoppable(new_client(name)) as client:
+        server.phase = "between chunks"
+        streaming = open_stream(client, server.url, CancelToken())
+        server.stalled.get()
+        with pytest.raises(core.ConnectionNotAvailable):
+            connections(client)[0].handle_request(core.Request("GET", server.url))
+
+        pieces = streaming.iter_raw()
+        assert LINES == next(pieces)
+        streaming.close()
+
+
+@both_libraries
+def test_the_pool_says_what_its_connections_do(name: str, server: StallingServer) -> None:
+    with stoppable(new_client(name)) as client:
+        client.get(server.url)
+
+        assert "IDLE" in repr(connections(client)[0])
+
+
+@both_libraries
+def test_a_client_without_a_limit_has_a_place_for_everybody(name: str, server: StallingServer) -> None:
+    with stoppable(new_client(name, limits=library(name).Limits(max_connections=None))) as client:
+        assert b"ok" == client.get(server.url).content
+
+
 @both_libraries
 def test_proxies_of_the_environment_are_kept(
     name: str, server: StallingServer, monkeypatch: pytest.MonkeyPatch

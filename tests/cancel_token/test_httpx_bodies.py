@@ -186,3 +186,34 @@ def test_a_dropped_response_is_closed_when_the_client_is_used_again(
 
     assert 0 == token.stats().registrations
     assert 1 == len(connections(client))
+
+
+def test_a_connection_at_rest_obeys_nobody_and_says_when_it_has_ended(
+    server: StallingServer, client: httpx2.Client
+) -> None:
+    """T-N7: whoever takes the socket for purposes of his own is on his own."""
+    token = CancelToken()
+    response = open_stream(client, server.url, token)
+    stream = response.extensions["network_stream"]
+    response.read()
+    token.cancel()
+
+    assert not stream.get_extra_info("is_readable")
+    with pytest.raises(Exception, match="timed out"):
+        stream.read(1, timeout=0.01)
+    client.close()
+    assert stream.get_extra_info("is_readable")
+
+
+def test_a_body_that_nobody_has_iterated_is_closed_once(
+    server: StallingServer, client: httpx2.Client
+) -> None:
+    server.phase = "between chunks"
+    response = open_stream(client, server.url, CancelToken())
+    server.stalled.get()
+    response.close()
+    response.close()
+    server.hang_ups.get()
+
+    assert [] == connections(client)
+    assert response.is_closed
