@@ -65,7 +65,7 @@ class AsyncioBinding(Binding):
     __slots__ = ("_loop",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+        self.process_id = getpid()
         self._loop = loop
 
     @classmethod
@@ -78,10 +78,10 @@ class AsyncioBinding(Binding):
             raise RuntimeError("cancel_token.aio works inside a task of trio or asyncio only")
         return cls(task.get_loop())
 
-    def run_soon(self, fn: Callable[[], object]) -> None:
+    def release(self) -> None:
         if getpid() == self.process_id:
             try:
-                self._loop.call_soon_threadsafe(fn)
+                self._loop.call_soon_threadsafe(self.wake)
             except RuntimeError as error:
                 if not self._loop.is_closed():
                     report_unraisable(error, self._loop)
@@ -104,7 +104,8 @@ class AsyncioBinding(Binding):
         task = asyncio.current_task()
         assert task is not None
         cancelling_before = task.cancelling()
-        start(partial(self.run_soon, note_report))
+        self.wake = note_report
+        start(self.release)
         try:
             await waiter
         except CancelledError as error:

@@ -7,7 +7,6 @@ anyio's asyncio half.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from types import TracebackType
 from typing import NoReturn, Protocol, Self
 
 import attrs
+
+from cancel_token._cancellation import Waker
 
 
 class Scope(Protocol):
@@ -48,17 +49,21 @@ class Interruption:
     comes_again: bool
 
 
-class Binding(ABC):
-    """One task's event loop, as other threads may reach it (T-S13)."""
+class Binding(Waker, ABC):
+    """One task's event loop, as other threads may reach it (T-S13): it makes the loop call `wake`.
 
-    __slots__ = ("process_id",)
+    A wake-up costs more than a trivial call only by what stands between `cancel()` and the loop, so a binding is
+    itself what hangs on the token.
+    """
 
-    def __init__(self) -> None:
-        self.process_id = os.getpid()
+    __slots__ = ("process_id", "wake")
+
+    process_id: int
+    wake: Callable[[], object]  # called in the loop's thread
 
     @abstractmethod
-    def run_soon(self, fn: Callable[[], object]) -> None:
-        """Call `fn()` in the loop's thread; from any thread, and from a signal handler.
+    def release(self) -> None:
+        """Call `wake()` in the loop's thread; from any thread, and from a signal handler.
 
         Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
         copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).

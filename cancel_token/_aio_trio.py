@@ -21,17 +21,17 @@ class TrioBinding(Binding):
     __slots__ = ("_entry",)
 
     def __init__(self) -> None:
-        super().__init__()
+        self.process_id = getpid()
         self._entry = trio.lowlevel.current_trio_token()
 
     @classmethod
     def current(cls) -> Self:
         return cls()
 
-    def run_soon(self, fn: Callable[[], object]) -> None:
+    def release(self) -> None:
         if getpid() == self.process_id:
             try:
-                self._entry.run_sync_soon(fn)
+                self._entry.run_sync_soon(self.wake)
             except trio.RunFinishedError:
                 pass
 
@@ -51,6 +51,7 @@ class TrioBinding(Binding):
             interrupt()
             return trio.lowlevel.Abort.FAILED  # and trio does not ask again
 
-        start(partial(self.run_soon, partial(trio.lowlevel.reschedule, task)))
+        self.wake = partial(trio.lowlevel.reschedule, task)
+        start(self.release)
         await trio.lowlevel.wait_task_rescheduled(abort)
         return wanted[0] if wanted else None

@@ -45,21 +45,13 @@ thread_state = _ThreadState()
 
 
 class Waker:
-    """What a waiting task leaves on a token; to its event loop what a lock is to a waiting thread.
+    """What a waiting task leaves on a token: to its event loop what a lock is to a waiting thread."""
 
-    Args:
-        run_soon: Makes the loop call a function; from any thread, and in a signal handler. Must not raise.
-        fn: Wakes the task; twice is as good as once.
-    """
-
-    __slots__ = ("_fn", "_run_soon")
-
-    def __init__(self, run_soon: Callable[[Callable[[], object]], object], fn: Callable[[], object]) -> None:
-        self._run_soon = run_soon
-        self._fn = fn
+    __slots__ = ()
 
     def release(self) -> None:
-        self._run_soon(self._fn)
+        """Wake the task; from any thread, in a signal handler, twice as well as once. Must not raise."""
+        raise NotImplementedError
 
 
 def wake(waiting: LockType | Waker) -> None:
@@ -154,7 +146,7 @@ class Cancellation:
             for token in self.to_run:
                 held = token._held
                 for key in list(held):
-                    if type(key) is LockType or type(key) is Waker:
+                    if type(key) is LockType or isinstance(key, Waker):
                         wake(key)
                         held.pop(key, None)
             # Where nothing but threads and tasks waited there is nothing to run: then we are as quick as Event.set().

@@ -334,7 +334,7 @@ class CancelToken:
             if reasons[0] is origin and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
                 for key in list(self._held):
-                    if type(key) is LockType or type(key) is Waker:
+                    if type(key) is LockType or isinstance(key, Waker):
                         try:
                             key.release()
                         except RuntimeError:  # as in wake(), whose call would cost more than this

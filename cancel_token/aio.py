@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, Self, TypeVar
 import anyio
 import anyio.lowlevel
 
-from cancel_token._aio_binding import Interruption, Scope, current_binding
-from cancel_token._cancellation import Waker
+from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding
 from cancel_token._errors import Cancelled, CancelReason
 from cancel_token._token import CancelToken
 
@@ -39,10 +38,10 @@ P = ParamSpec("P")
 class _TokenScope:
     """A scope of the runtime that a token cancels; what both kinds have in common."""
 
-    __slots__ = ("_caught", "_scope", "_waker", "token")
+    __slots__ = ("_binding", "_caught", "_scope", "token")
 
     _scope: Scope
-    _waker: Waker
+    _binding: Binding
 
     def __init__(self, token: CancelToken) -> None:
         self.token = token
@@ -61,24 +60,26 @@ class _TokenScope:
     def __enter__(self) -> Self:
         if hasattr(self, "_scope"):
             raise RuntimeError(f"a {type(self).__name__} is for one `with` block; make another")
-        binding = current_binding()
+        self._binding = binding = current_binding()
         self._scope = scope = binding.new_scope()
+        binding.wake = scope.cancel
         token = self.token
-        self._waker = waker = Waker(binding.run_soon, scope.cancel)
         try:
-            token.add_waker(waker)
+            token.add_waker(binding)
             if token.cancelled:  # published, so look: and so not even the block's first wait is begun
                 scope.cancel()
             scope.__enter__()  # last: nothing can go wrong between this and the block
         except BaseException:
-            token.remove_waker(waker)
+            token.remove_waker(binding)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self.token.remove_waker(self._waker)  # one that is under way only cancels a scope that has been left
+        self.token.remove_waker(
+            self._binding
+        )  # one that is under way only cancels a scope that has been left
         scope = self._scope
         if error is None or not isinstance(error, (Cancelled, BaseExceptionGroup)):
             swallowed = bool(scope.__exit__(kind, error, traceback))
@@ -203,15 +204,15 @@ async def wait_cancelled(token: CancelToken) -> CancelReason:
     """
     binding = current_binding()
     event = anyio.Event()
-    waker = Waker(binding.run_soon, event.set)
+    binding.wake = event.set
     try:
-        token.add_waker(waker)
+        token.add_waker(binding)
         if not token.cancelled:
             await event.wait()
         else:
             await anyio.lowlevel.checkpoint()
     finally:
-        token.remove_waker(waker)
+        token.remove_waker(binding)
     reason = token.reason
     assert reason is not None
     return reason
