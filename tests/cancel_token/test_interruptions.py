@@ -1,23 +1,43 @@
 """Something comes in between any two bytecodes: a signal handler, a finalizer, a KeyboardInterrupt (T-S3, T-S6)."""
 
+import functools
 import os
 import signal
 import sys
 import threading
 import weakref
+from _thread import LockType
 from collections import Counter
 from collections.abc import Callable, Iterator
 from types import CodeType, FrameType, FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 import cancel_token
 from cancel_token import CancelToken, Registration
 from tests.cancel_token.cases import count
+from tests.cancel_token.stalling import Call
 
 PACKAGE = os.path.dirname(cancel_token.__file__)
 PREFIX = cancel_token.__name__ + "._"
+
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def in_a_thread_of_its_own(test: Test) -> Test:
+    """An exception that comes at the very end of an `except` block leaves CPython's record of what is being handled
+    behind: everything that the thread raises later gets it as its `__context__`. So the thread ends with the test.
+    """
+
+    @functools.wraps(test)
+    def run_it(*args: Any, **kwargs: Any) -> None:
+        call = Call(lambda: test(*args, **kwargs)).join()
+        if call.error is not None:
+            raise call.error
+
+    return run_it  # type: ignore[return-value]  # a test is called with its fixtures, by name
 
 
 Place = tuple[CodeType, int]  # a code object, and which of the bytecodes run in it, counted from the start
@@ -301,6 +321,7 @@ def test_t_s6_anything_may_come_in_between_any_two_bytecodes(
 
 @pytest.mark.parametrize("target", ["root", "leaf"])
 @pytest.mark.parametrize("already", [False, True])
+@in_a_thread_of_its_own
 def test_t_s3_a_keyboard_interrupt_in_cancel_loses_nothing(
     target: str, already: bool, request: pytest.FixtureRequest
 ) -> None:
@@ -338,6 +359,36 @@ def test_t_s3_a_keyboard_interrupt_in_cancel_loses_nothing(
     # Before the first instruction of the function's try statement nothing has been begun that could be lost.
     assert not_begun == list(range(len(not_begun)))
     assert len(not_begun) <= 3
+    count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", len(places))
+
+
+@in_a_thread_of_its_own
+def test_t_s3_a_keyboard_interrupt_in_cancel_leaves_no_thread_asleep(request: pytest.FixtureRequest) -> None:
+    """The short way of a token on which nothing but threads waits; their locks stand for them here."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def make() -> tuple[CancelToken, list[LockType]]:
+        token = CancelToken()
+        locks = [threading.Lock(), threading.Lock()]
+        for lock in locks:
+            lock.acquire()
+            token._held[lock] = None
+        return token, locks
+
+    places = bytecodes(lambda: make()[0].cancel)
+    not_begun = 0
+    for place in places:
+        token, locks = make()
+        with pytest.raises(KeyboardInterrupt):
+            Injector(place, interrupt).run(token.cancel)
+        if token.cancelled:
+            assert [False, False] == [lock.locked() for lock in locks]
+            assert ("user", ()) == (token.reason.kind if token.reason else None, token.later_reasons)
+        else:
+            not_begun += 1
+    assert not_begun <= 3
     count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", len(places))
 
 
@@ -380,6 +431,7 @@ def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
 
 
 @pytest.mark.parametrize("call", [CancelToken.cancel_soon, CancelToken.cancel_and_report])
+@in_a_thread_of_its_own
 def test_t_s3_a_keyboard_interrupt_in_its_siblings_leaves_no_callback_behind(
     call: Callable[[CancelToken], bool], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
