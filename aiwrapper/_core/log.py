@@ -323,8 +323,9 @@ Entry: TypeAlias = UserMessageAdded | RunEntry | HeadMoved | Titled | Configured
 class Sink(Protocol):
     """Whoever wants to be told of every entry, in order: the store, a subscriber.
 
-    `append` is called under the run's lock or before an effect that the entry permits; when it returns,
-    the entry is as durable as `entry.durability` asks. It must not raise `Cancelled`.
+    `append` is called in the run's thread, with no lock held and before any effect that the entry permits; when it
+    returns, the entry is as durable as `entry.durability` asks. What it raises means that it does not have the entry,
+    and it is told nothing more.
     """
 
     def append(self, entry: Entry, /) -> None:
