@@ -12,7 +12,7 @@ from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from os import getpid
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
@@ -37,25 +37,29 @@ class PatientScope(AnyioScope):
     no more, nothing is lost but the patience; test_aio_asyncio.py would say so.
     """
 
-    __slots__ = ("_tries",)
+    __slots__ = ("_pause_seconds", "_tries")
 
     def __init__(self) -> None:
         super().__init__()
         self._tries = 0
+        self._pause_seconds = FIRST_PAUSE_SECONDS
 
-    def _deliver_cancellation(self, *args: Any) -> bool:
-        try_again = super()._deliver_cancellation(*args)
+    def _deliver_cancellation(self, origin: AnyioScope) -> bool:
+        try_again = AnyioScope._deliver_cancellation(self, origin)
+        if origin is not self:  # a scope further out comes by, and keeps its own time
+            return try_again
         handle = self._cancel_handle
-        if not try_again:
+        if not try_again or handle is None:
             self._tries = 0
-        elif handle is not None and not isinstance(handle, asyncio.TimerHandle):
+            self._pause_seconds = FIRST_PAUSE_SECONDS
+        elif self._tries < TRIES_AT_ONCE:
             self._tries += 1
-            if self._tries > TRIES_AT_ONCE:
-                handle.cancel()
-                self._cancel_handle = asyncio.get_running_loop().call_later(
-                    min(FIRST_PAUSE_SECONDS * 2 ** (self._tries - TRIES_AT_ONCE - 1), MAX_PAUSE_SECONDS),
-                    partial(self._deliver_cancellation, *args),
-                )
+        else:
+            handle.cancel()
+            self._cancel_handle = asyncio.get_running_loop().call_later(
+                self._pause_seconds, self._deliver_cancellation, self
+            )
+            self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
         return try_again
 
 

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Generic, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -40,6 +40,7 @@ class _TokenScope:
 
     __slots__ = ("_binding", "_caught", "_scope", "token")
 
+    _fails: ClassVar[bool]  # raises where the other kind moves on
     _scope: Scope
     _binding: Binding
 
@@ -83,8 +84,8 @@ class _TokenScope:
         scope = self._scope
         if error is None or not isinstance(error, (Cancelled, BaseExceptionGroup)):
             swallowed = bool(scope.__exit__(kind, error, traceback))
-            if scope.cancelled_caught and swallowed:
-                self._after_caught()
+            if self._fails and scope.cancelled_caught and swallowed:
+                raise Cancelled(self.token)
             return swallowed
         left: BaseException | None
         try:
@@ -100,9 +101,6 @@ class _TokenScope:
         finally:
             left.__context__ = context  # or the part that was dealt with would be shown as its cause
             del left, context, error
-
-    def _after_caught(self) -> None:
-        """The runtime's scope has swallowed its own cancellation, and nothing else was raised."""
 
     def _without_ours(self, error: BaseException | None) -> BaseException | None:
         """What is to be raised of a `Cancelled` or a group, out of which the runtime's scope has taken its own."""
@@ -139,6 +137,8 @@ class move_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
 
     __slots__ = ()
 
+    _fails = False
+
     def _without_ours(self, error: BaseException | None) -> BaseException | None:
         if error is None:
             return None
@@ -165,6 +165,8 @@ class fail_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
 
     __slots__ = ()
 
+    _fails = True
+
     if TYPE_CHECKING:  # it never swallows, and code behind it may rely on that
 
         def __exit__(
@@ -173,9 +175,6 @@ class fail_on_cancel(_TokenScope):  # noqa: N801  # used like a function, as tri
             error: BaseException | None,
             traceback: TracebackType | None,
         ) -> Literal[False]: ...
-
-    def _after_caught(self) -> None:
-        raise Cancelled(self.token)
 
     def _without_ours(self, error: BaseException | None) -> BaseException | None:
         if error is None:

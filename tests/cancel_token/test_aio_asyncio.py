@@ -321,7 +321,7 @@ def test_a_stop_does_not_land_in_the_clean_up_behind_the_block() -> None:
 
 
 def test_a_task_that_swallows_does_not_make_the_loop_spin(jumping_loop: JumpingLoop) -> None:
-    """It is told again and again, but ten seconds cost a hundred-odd iterations and not a million."""
+    """It is told again and again, but two minutes cost some thousand iterations and not many millions."""
     swallowed = 0
 
     async def main() -> None:
@@ -330,7 +330,7 @@ def test_a_task_that_swallows_does_not_make_the_loop_spin(jumping_loop: JumpingL
         loop = asyncio.get_running_loop()
         with move_on_cancel(token):
             token.cancel()
-            while loop.time() < 10:
+            while loop.time() < 120:
                 try:
                     await asyncio.sleep(3600)
                 except asyncio.CancelledError:
@@ -338,8 +338,8 @@ def test_a_task_that_swallows_does_not_make_the_loop_spin(jumping_loop: JumpingL
 
     jumping_loop.run_until_complete(main())
 
-    assert 100 < swallowed < 150
-    assert jumping_loop.clock.iterations < 500
+    assert 1200 < swallowed < 1250
+    assert jumping_loop.clock.iterations < 5000
 
 
 def test_a_subtask_that_takes_its_time_does_not_make_the_loop_spin(jumping_loop: JumpingLoop) -> None:
