@@ -31,6 +31,7 @@ from cancel_token._cancellation import (
     cancel_all,
     derive,
     thread_state,
+    wake,
 )
 from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
 from cancel_token._errors import Cancelled, CancelReason, trusted_reason
@@ -335,10 +336,7 @@ class CancelToken:
                 others = False
                 for key in list(self._held):
                     if type(key) is LockType or isinstance(key, Waker):
-                        try:
-                            key.release()
-                        except RuntimeError:  # as in wake(), whose call would cost more than this
-                            pass
+                        wake(key)  # a call, since an interruption at a nested `try:` would escape ours
                     else:
                         others = True
                 self._settled = True
