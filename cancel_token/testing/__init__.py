@@ -1,7 +1,7 @@
 """What helps to test code that obeys a token: cancel it at every point, on a clock that tests move by hand.
 
-Read `_points.py` first (what a point is, and the probe), then `_sync.py` (one attempt), then `_explore.py` (all of
-them).
+Read `_points.py` first (what a point is), then `_probe.py` (how it is met), `_sync.py` (one attempt), `_explore.py`
+(all of them).
 """
 
 from cancel_token.testing._clock import JumpingClock as JumpingClock

@@ -27,9 +27,9 @@ from cancel_token.testing._points import (
     Point,
     Recording,
     first_difference,
-    installed,
     site_of,
 )
+from cancel_token.testing._probe import installed
 from cancel_token.testing._report import Report, joined
 from cancel_token.testing._sync import Scenario, Second, Stuck, Trial
 

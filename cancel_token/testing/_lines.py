@@ -23,7 +23,7 @@ def file_of(target: Target) -> str | None:
     while isinstance(target, partial):
         target = target.func
     if isinstance(target, ModuleType):
-        return target.__file__
+        return getattr(target, "__file__", None)  # `sys` has none
     code = getattr(inspect.unwrap(target), "__code__", None)
     if code is None:
         target = target if isinstance(target, type) else type(target)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from cancel_token._deadline import Clock
 from cancel_token._token import CancelToken
-from cancel_token.testing._points import Lane, Point, Recording, installed, site_of
+from cancel_token.testing._points import Lane, Point, Recording, site_of
+from cancel_token.testing._probe import installed
 
 
 class Shot:

@@ -17,7 +17,7 @@ from cancel_token.testing._clock import ManualClock
 from cancel_token.testing._lines import LineEvents
 from cancel_token.testing._outcomes import After, Attempt, Breach, Limits, Outcome, Verdict
 from cancel_token.testing._plans import Plan
-from cancel_token.testing._points import MAX_POINTS, Mark, Recording, Runaway
+from cancel_token.testing._points import MAX_POINTS, Mark, Recording, fingerprint
 
 S = TypeVar("S")
 
@@ -106,8 +106,14 @@ class Trial(Generic[S]):
         plan = attrs.evolve(
             self.plan, points=tuple(self.recording.fired), fingerprint=self.recording.fingerprint
         )
+        if verdict == "UNRESOLVED":  # the point it was meant for, and the way that would have led there
+            plan = self.plan
+            if self.recording.expected is not None:
+                last = plan.points[-1]
+                way = self.recording.expected[last.lane][: last.ordinal + 1]
+                plan = attrs.evolve(plan, fingerprint=fingerprint(way))
         return Attempt(
-            plan=self.plan if verdict == "UNRESOLVED" else plan,
+            plan=plan,
             verdict=verdict,
             kind=None if outcome is None else outcome.kind,
             breaches=tuple(self.breaches),
@@ -152,9 +158,9 @@ class Trial(Generic[S]):
             outcome = self._call(subject)
         else:
             outcomes: list[Outcome] = []
-            worker = threading.Thread(
-                target=lambda: outcomes.append(self._call(subject)), name="explored", daemon=True
-            )
+            raised: list[BaseException] = []  # a KeyboardInterrupt: everything else is an outcome
+            action = partial(_append_result, outcomes, self._call, subject)
+            worker = threading.Thread(target=_collect, args=(action, raised), name="explored", daemon=True)
             worker.start()
             worker.join(seconds)
             if worker.is_alive():
@@ -163,8 +169,14 @@ class Trial(Generic[S]):
                 worker.join(seconds)
                 if worker.is_alive():
                     raise Stuck(f"{self.plan.id} hangs and cannot be freed")
+                raised.clear()
                 outcomes = [Outcome(kind="hung")]
-            outcome = outcomes[0]
+            if raised:
+                raise raised[0]
+            outcome = outcomes.pop()
+            del action
+        if recording.ran_away:
+            outcome = Outcome(kind="hung")
         if "registrations" in self.scenario.leaks and (count := leaks.registrations(self.token)):
             self.breaches.append(
                 Breach("leak of registrations", f"{count} callbacks are armed after the end")
@@ -186,8 +198,6 @@ class Trial(Generic[S]):
                 return Outcome(kind="returned", value=self.scenario.run(subject, self.token))
         except KeyboardInterrupt:
             raise
-        except Runaway:
-            return Outcome(kind="hung")
         except Cancelled as error:
             own = error.token is None or error.token.is_within(self.token)
             return Outcome(kind="cancelled" if own else "raised", exception=error)
@@ -250,6 +260,10 @@ class Trial(Generic[S]):
                 self.breaches.append(
                     Breach("cancel deadlocked", "cancel() has not returned after the work's end")
                 )
+
+
+def _append_result(results: list[Outcome], fn: Callable[[S], Outcome], argument: S) -> None:
+    results.append(fn(argument))
 
 
 def _collect(action: Callable[[], object], raised: list[BaseException]) -> None:

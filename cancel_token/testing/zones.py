@@ -16,7 +16,8 @@ from cancel_token._token import CancelToken
 from cancel_token.testing._clock import ManualClock
 from cancel_token.testing._lines import LineEvents, Target
 from cancel_token.testing._plans import Plan
-from cancel_token.testing._points import Mark, installed, site_of
+from cancel_token.testing._points import Mark, site_of
+from cancel_token.testing._probe import installed
 from cancel_token.testing._sync import Scenario, Trial
 
 S = TypeVar("S")

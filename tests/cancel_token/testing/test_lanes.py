@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 
 from cancel_token import CancelToken
 from cancel_token.testing import Outcome, explore
@@ -86,3 +87,43 @@ def test_a_thread_that_the_work_did_not_start_has_no_points() -> None:
 
     report.assert_ok()
     assert 1 == report.points["check"]
+
+
+def test_a_thread_that_turns_in_circles_after_the_stop_hangs() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        def work() -> None:
+            while token.cancelled:
+                box.open = not box.open
+
+        in_threads(work)
+
+    report = explore(Box, run, anything_goes)
+
+    assert {"hung"} == {failure.name for failure in report.failures}
+
+
+def test_a_point_that_a_thread_reaches_after_the_end_is_too_late_to_be_one() -> None:
+    attempts = count()
+    go = threading.Event()
+    left: list[threading.Thread] = []
+
+    def run(box: Box, token: CancelToken) -> None:
+        def work() -> None:
+            go.wait()
+            box.open = token.cancelled
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        left.append(thread)
+        if next(attempts) < 2:  # undisturbed; from then on it is left behind
+            let_it_go(box)
+
+    def let_it_go(box: Box) -> None:
+        go.set()
+        while left:
+            left.pop().join()
+        go.clear()
+
+    report = explore(Box, run, anything_goes, at=["check"], restart=let_it_go)
+
+    assert ("UNRESOLVED", 1, 0) == (report.verdict, report.planned, report.valid)

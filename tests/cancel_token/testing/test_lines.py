@@ -1,7 +1,11 @@
 """A second, real thread cancels while the first stands before a line."""
 
+import functools
+import sys
 import threading
+from functools import partial
 
+import tests.cancel_token
 from cancel_token import CancelToken
 from cancel_token.testing import Limits, Outcome, explore
 from tests.cancel_token.testing import toys
@@ -140,3 +144,19 @@ def test_the_other_checks_may_be_cancelled_from_a_second_thread_too() -> None:
 
     report.assert_ok()
     assert 3 == report.valid
+
+
+def test_a_package_is_a_target_with_all_that_is_below_it() -> None:
+    report = explore(Box, three_checks, anything_goes, backend="line", targets=[tests.cancel_token])
+
+    report.assert_ok()
+    assert report.points["line"] > 6
+
+
+def test_targets_may_be_wrapped_or_built_in() -> None:
+    for run in (partial(three_checks), functools.wraps(three_checks)(lambda *args: three_checks(*args))):
+        report = explore(Box, run, anything_goes, backend="line")
+        report.assert_ok()
+        assert report.points["line"] > 6
+    nothing = explore(Box, three_checks, anything_goes, backend="line", targets=[len, int, sys])
+    assert "UNRESOLVED" == nothing.verdict

@@ -1,7 +1,7 @@
 """Small programs that obey a token, most of them with one deliberate fault."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from cancel_token import Cancelled, CancelToken
@@ -88,9 +88,3 @@ def in_threads(*work: Callable[[], None]) -> None:
         thread.join()
     if stopped:
         raise stopped[0]
-
-
-def countdown(n: int) -> Iterator[int]:
-    while n:
-        yield n
-        n -= 1

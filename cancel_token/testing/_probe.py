@@ -1,0 +1,155 @@
+"""The probe: passes a point wherever a token is asked, waited on or listened to.
+
+While it is installed, `CancelToken.cancelled` is a property, and the methods that arm, disarm and wait are
+swapped for ones that pass a point first. Not installed, it costs nothing: no line of the token knows of it.
+Threads without a lane (the service thread, other tests' threads) pass through.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any, TypeVar
+
+from cancel_token import _cancellation, _deadline, _token
+from cancel_token._token import CancelToken, Registration
+from cancel_token.testing import _clock
+from cancel_token.testing._points import FLAG, Kind, Lane, Runaway, here, is_cancelled
+
+T = TypeVar("T")
+
+_on_cancel = CancelToken.on_cancel
+_wait = CancelToken.wait
+_unregister = Registration.unregister
+_close = Registration.close
+_start = threading.Thread.start
+_submit = ThreadPoolExecutor.submit
+_CHECK = CancelToken.check.__code__
+_CLOSE = _close.__code__
+# Reads in these files are the token's own business, but those of `check()`.
+_INTERNAL = frozenset(str(module.__file__) for module in (_token, _cancellation, _deadline, _clock))
+_TRANSPARENT = _INTERNAL | {__file__}
+
+
+def _caller(frame: FrameType) -> FrameType:
+    """The nearest frame that is not of the token or of this file."""
+    while frame.f_code.co_filename in _TRANSPARENT and frame.f_back is not None:
+        frame = frame.f_back
+    return frame
+
+
+def _pass(kind: Kind, token: CancelToken) -> None:
+    lane = here.lane
+    if lane is not None:
+        frame = _caller(sys._getframe(2))
+        lane.reach(kind, frame.f_code, frame.f_lineno, token)
+
+
+def _read_cancelled(token: CancelToken) -> bool:
+    lane = here.lane
+    if lane is not None:
+        frame = sys._getframe(1)
+        code = frame.f_code
+        if code.co_filename in _INTERNAL:
+            if code is not _CHECK:
+                return is_cancelled(token)
+            frame = _caller(frame)
+        lane.reach("check", frame.f_code, frame.f_lineno, token)
+    return is_cancelled(token)
+
+
+def _pass_on_cancel(token: CancelToken, fn: Callable[..., object], *args: Any) -> Registration:
+    _pass("arm", token)
+    return _on_cancel(token, fn, *args)
+
+
+def _pass_wait(token: CancelToken, timeout: float | None = None) -> bool:
+    _pass("park", token)
+    cancelled = _wait(token, timeout)
+    _pass("wake", token)
+    return cancelled
+
+
+def _pass_unregister(registration: Registration) -> bool:
+    if sys._getframe(1).f_code is not _CLOSE:  # which is a point itself
+        _pass("disarm", registration._token)
+    return _unregister(registration)
+
+
+def _pass_close(registration: Registration) -> None:
+    _pass("disarm", registration._token)
+    _close(registration)
+
+
+def _in_lane(lane: Lane, fn: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    before, here.lane = here.lane, lane
+    try:
+        with lane.recording.watch():
+            return fn(*args, **kwargs)
+    finally:
+        here.lane = before
+
+
+def _run_thread(lane: Lane, run: Callable[[], None]) -> None:
+    try:
+        _in_lane(lane, run)
+    except Runaway:
+        pass  # the recording says so; nobody else has to hear of it
+
+
+def _start_in_lane(thread: threading.Thread) -> None:
+    lane = here.lane
+    if lane is not None and not here.in_submit:
+        # Not a subclass: the thread is whatever class the code under test has made it.
+        vars(thread)["run"] = partial(_run_thread, lane.child(), thread.run)
+    _start(thread)
+
+
+def _submit_in_lane(
+    executor: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any
+) -> Future[T]:
+    lane = here.lane
+    if lane is None:
+        return _submit(executor, fn, *args, **kwargs)
+    here.in_submit = True
+    try:
+        return _submit(executor, _in_lane, lane.child(), fn, *args, **kwargs)
+    finally:
+        here.in_submit = False
+
+
+_SWAPS: tuple[tuple[type, str, Any], ...] = (
+    (CancelToken, "cancelled", property(_read_cancelled, FLAG.__set__)),
+    (CancelToken, "on_cancel", _pass_on_cancel),
+    (CancelToken, "wait", _pass_wait),
+    (Registration, "unregister", _pass_unregister),
+    (Registration, "close", _pass_close),
+    (threading.Thread, "start", _start_in_lane),
+    (ThreadPoolExecutor, "submit", _submit_in_lane),
+)
+_installed = threading.Lock()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Swap the methods for the length of the block; one block at a time in a process.
+
+    Raises:
+        RuntimeError: The probe is in use.
+    """
+    if not _installed.acquire(blocking=False):
+        raise RuntimeError("cancel points are being explored already: one exploration at a time in a process")
+    originals = [(owner, name, owner.__dict__[name]) for owner, name, _ in _SWAPS]
+    try:
+        for owner, name, swapped in _SWAPS:
+            setattr(owner, name, swapped)
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+        _installed.release()

@@ -1,0 +1,273 @@
+"""What counts as a failure, and what is known of an attempt that was not made as planned."""
+
+import pickle
+import threading
+
+import pytest
+
+from cancel_token import Cancelled, CancelToken
+from cancel_token.testing import (
+    Limits,
+    Outcome,
+    StaleReplayId,
+    Violation,
+    explore,
+    replay,
+)
+from tests.cancel_token.testing.toys import (
+    Box,
+    anything_goes,
+    three_checks,
+)
+
+
+def test_an_oracle_that_fails_the_undisturbed_run_ends_the_exploration() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        raise Violation("always", "whatever happens")
+
+    report = explore(Box, three_checks, check)
+
+    assert ("FAIL", 0, "undisturbed") == (report.verdict, report.planned, report.failures[0].site)
+
+
+def test_a_broken_oracle_is_an_error_and_no_failure() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.fired:
+            raise KeyError("oracle")
+
+    report = explore(Box, three_checks, check)
+
+    assert ("ERROR", 0) == (report.verdict, report.valid)
+    assert "check raised KeyError" in str(report)
+
+
+def test_a_make_that_breaks_is_an_error() -> None:
+    def make() -> Box:
+        raise OSError("no box")
+
+    assert "ERROR" == explore(make, three_checks, anything_goes).verdict
+
+
+def test_work_that_goes_another_way_each_time_is_unresolved() -> None:
+    attempts = iter(range(100))
+
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(next(attempts) % 3):
+            token.check()
+            box.log.append("")
+        token.check()
+
+    report = explore(Box, run, anything_goes)
+
+    assert "UNRESOLVED" == report.verdict
+    assert report.valid < report.run
+    assert "the undisturbed run is another one each time" in str(report)
+    with pytest.raises(AssertionError, match="UNRESOLVED"):
+        report.assert_ok()
+
+
+def test_work_that_is_longer_the_second_time_is_unresolved() -> None:
+    lengths = iter([1, 2, *[1] * 10])
+
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(next(lengths)):
+            token.check()
+
+    report = explore(Box, run, anything_goes)
+
+    assert "UNRESOLVED" == report.verdict
+    assert (3, 3) == (report.planned, report.valid)
+
+
+def test_points_that_were_not_met_again_have_the_id_of_the_way_to_them() -> None:
+    lengths = iter([3, 3, 3, *[1] * 10])
+
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(next(lengths)):
+            token.check()
+
+    report = explore(Box, run, anything_goes, at=["check"])
+
+    passed, *others = report.attempts[2:]
+    assert ["UNRESOLVED", "UNRESOLVED"] == [attempt.verdict for attempt in others]
+    assert "is late at late" in others[0].note
+    assert "the point was not met" == others[1].note
+    lengths = iter([3])
+    assert "PASS" == replay(others[0].plan.id, Box, run, anything_goes).verdict
+    assert "PASS" == passed.verdict
+
+
+@pytest.mark.parametrize("where", ["make", "run", "check", "restart", "stop"])
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_ctrl_c_ends_the_exploration_wherever_it_strikes(where: str, seconds: float | None) -> None:
+    def strike(here: str) -> None:
+        if here == where:
+            raise KeyboardInterrupt
+
+    def make() -> Box:
+        strike("make")
+        return Box()
+
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        strike("run")
+
+    before = dict(vars(CancelToken))
+    with pytest.raises(KeyboardInterrupt):
+        explore(
+            make,
+            run,
+            lambda box, outcome: strike("check"),
+            restart=lambda box: strike("restart"),
+            stop=lambda box, token: strike("stop"),
+            limits=Limits(seconds=seconds),
+        )
+    assert before == dict(vars(CancelToken))
+
+
+def test_violations_show_and_pickle_well() -> None:
+    for violation, text in ((Violation("C1", "no answer"), "C1: no answer"), (Violation("C1"), "C1")):
+        again = pickle.loads(pickle.dumps(violation))
+        assert text == str(violation) == str(again)
+        assert (violation.name, violation.detail) == (again.name, again.detail)
+    assert "gone" == str(pickle.loads(pickle.dumps(StaleReplayId("gone"))))
+
+
+def test_work_that_never_looks_at_its_token_proves_nothing() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        box.log.append("busy")
+
+    report = explore(Box, run, anything_goes)
+
+    assert "UNRESOLVED" == report.verdict
+    assert "Was the token handed on?" in str(report)
+
+
+def test_a_stop_reported_as_an_error_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            three_checks(box, token)
+        except Cancelled as stop:
+            raise ValueError("failed") from stop
+
+    report = explore(Box, run, anything_goes)
+
+    assert 4 == len([attempt for attempt in report.attempts if attempt.kind == "raised"])
+    assert "FAIL" == report.verdict
+
+
+def test_the_stop_of_another_token_is_not_ours() -> None:
+    other = CancelToken()
+    other.cancel()
+
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        other.check()
+
+    kinds: list[str] = []
+
+    def check(box: Box, outcome: Outcome) -> None:
+        kinds.append(outcome.kind)
+
+    explore(Box, run, check, at=["check"]).assert_ok()
+
+    assert ["raised", "raised", "cancelled", "raised"] == kinds
+
+
+def test_a_stop_that_nobody_asked_for_is_never_legal() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.cancel("by myself")
+        token.check()
+
+    report = explore(Box, run, anything_goes)
+
+    assert ("FAIL", "undisturbed") == (report.verdict, report.failures[0].site)
+
+
+def test_a_callback_that_raises_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        with token.on_cancel(box.log.remove, "what is not there"):
+            token.check()
+
+    report = explore(Box, run, anything_goes, at=["check"])
+
+    assert ["cancel raised"] == [failure.name for failure in report.failures]
+
+
+def test_a_callback_left_behind_is_found_and_fails_when_it_is_late() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.on_cancel(box.log.append, "stopped")
+        token.check()
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.kind == "returned":
+            assert box.log == []
+
+    report = explore(Box, run, check, leaks=())
+    leaky = explore(Box, run, anything_goes)
+
+    assert ["late"] == [failure.site for failure in report.failures]
+    assert ["leak of registrations"] == [failure.name for failure in leaky.failures]
+
+
+def test_work_that_goes_on_after_the_stop_is_too_slow() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(9):
+            box.open = token.cancelled
+
+    report = explore(Box, run, anything_goes, limits=Limits(points=3))
+
+    assert {"latency"} == {failure.name for failure in report.failures}
+    assert 9 == report.slowest.points
+    explore(Box, run, anything_goes, limits=Limits(points=9)).assert_ok()
+
+
+def test_work_that_cannot_be_done_again_is_found() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        assert not box.open
+        box.open = True
+        token.check()
+        box.open = False
+
+    report = explore(Box, run, anything_goes, restart=lambda box: run(box, CancelToken()))
+
+    assert [("restart", "0.0before"), ("restart", "0.1check")] == [
+        (failure.name, str(failure.attempts[0].plan.points[0])) for failure in report.failures
+    ]
+
+
+def test_work_that_turns_in_circles_after_the_stop_hangs() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        while token.cancelled:
+            box.open = not box.open
+
+    report = explore(Box, run, anything_goes)
+
+    assert {"hung"} == {failure.name for failure in report.failures}
+    assert ["before", "check"] == [failure.attempts[0].plan.points[0].kind for failure in report.failures]
+
+
+def test_work_that_blocks_for_ever_hangs_and_is_freed_by_its_token() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.wait()
+
+    report = explore(Box, run, anything_goes, limits=Limits(seconds=0.01))
+
+    assert ["hung", "hung"] == [attempt.kind for attempt in report.attempts]
+    assert "FAIL" == report.verdict
+
+
+def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
+    free = threading.Event()
+
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        if token.cancelled:
+            free.wait()
+
+    report = explore(Box, run, anything_goes, limits=Limits(seconds=0.01), at=["check"])
+    free.set()
+
+    assert "ERROR" == report.verdict
+    assert report.run < report.planned
+    assert "cannot be freed" in str(report)
