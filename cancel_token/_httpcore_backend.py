@@ -145,9 +145,7 @@ class Stream:
 
     def close(self) -> None:
         self._closed = True
-        if (
-            self._line.token is not None
-        ):  # in use: another thread may be reading, whom a close alone would not free
+        if self._line.token is not None:  # in use: another thread may read, whom a close alone would not free
             self._line.hook.shut_down()
         self._line.let_go(self)  # the hook first (T-N6)
         self._sock.close()
@@ -164,9 +162,9 @@ class Stream:
                 return self._sock.getsockname()
             case "server_addr":
                 return self._sock.getpeername()
-            case (
-                "is_readable"
-            ):  # asked of connections at rest: then there is an end to be read, also if we made it
+            case "is_readable":
+                # Asked of connections at rest, where there is nothing but an end to be read. Ours may still be on its
+                # way: within a callback `release()` does not wait for the hook.
                 return self._line.hook.stopped or _is_readable(self._sock)
             case _:
                 return None
