@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aiwrapper._core.conversation import Conversation, settle
-from aiwrapper._core.errors import Busy
+from aiwrapper._core.errors import Busy, StoreError
 from aiwrapper._core.log import Entry, Sink
 from aiwrapper._core.messages import AssistantMessage, ToolMessage, UserMessage
 from aiwrapper._core.messages import Text as TextPart
@@ -59,37 +59,66 @@ def chat(options: argparse.Namespace) -> int:
             return ExitStatus.STOPPED
         if chat_id is None:
             chat_id = store.create()
+        patience = _Patience()
         try:
-            log = resources.enter_context(store.open(chat_id))
+            log = resources.enter_context(store.open(chat_id, wait=patience))
         except Busy as error:
             raise Busy(f"conversation {chat_id[:SHOWN_ID_CHARACTERS]} is open in another terminal") from error
-        conversation = settle(store.load(chat_id))
-
-        console.print(Text(f"Talking to {printable(choice.description)}. {HELP}", style="dim"))
-        _show_conversation(console, conversation)
         view = resources.enter_context(AnswerView(console, clock=time.monotonic))
         tools = toolbox(Asker(console, view.hands_off))
-        agent = ChatAgent(
-            choice.lang,
-            [tools[name] for name in options.tool],
-            instructions=options.instructions,
-            sink=log,
-            conversation=conversation,
-        )
-        _Chat(agent, console, view).run(_Terminal() if sys.stdin.isatty() else _Pipe(console))
-    if agent.conversation.head is not None:
+
+        def agent_from_store() -> ChatAgent:
+            return ChatAgent(
+                choice.lang,
+                [tools[name] for name in options.tool],
+                instructions=options.instructions,
+                sink=log,
+                conversation=settle(store.load(log.conversation_id)),
+            )
+
+        session = _Chat(agent_from_store, patience, console, view)
+        console.print(Text(f"Talking to {printable(choice.description)}. {HELP}", style="dim"))
+        _show_conversation(console, session.conversation)
+        session.run(_Terminal() if sys.stdin.isatty() else _Pipe(console))
+    if session.conversation.head is not None:
         again = f"Go on with this: aiwrapper chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}"
         console.print(Text(again, style="dim"))
     return 0
 
 
-class _Chat:
-    """The loop between a person and an agent."""
+class _Patience:
+    """How long an entry waits while other processes write: until the answer's token is cancelled."""
 
-    def __init__(self, agent: ChatAgent, console: Console, view: AnswerView) -> None:
-        self._agent = agent
+    def __init__(self) -> None:
+        self.token = CancelToken.never()
+
+    def __call__(self, seconds: float) -> None:
+        self.token.sleep(seconds)
+
+
+class _Chat:
+    """The loop between a person and an agent.
+
+    Args:
+        new_agent: makes an agent that remembers what the store has.
+        patience: is told the token of the answer.
+        console: where the loop itself speaks.
+        view: where the answers are drawn.
+    """
+
+    def __init__(
+        self, new_agent: Callable[[], ChatAgent], patience: _Patience, console: Console, view: AnswerView
+    ) -> None:
+        self._new_agent = new_agent
+        self._agent = new_agent()
+        self._patience = patience
         self._console = console
         self._subscribers: Iterable[Sink] = (_ToView(view),)
+
+    @property
+    def conversation(self) -> Conversation:
+        """What has been said so far."""
+        return self._agent.conversation
 
     def run(self, read: Callable[[], str]) -> None:
         """Read and answer until there is nothing more to read, or Ctrl-C comes twice in a row."""
@@ -127,13 +156,20 @@ class _Chat:
                     )
 
     def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
-        token = CancelToken(name="answer")
+        self._patience.token = token = CancelToken(name="answer")
         try:
             with cancel_on_sigint(token), echo(on=False):
                 result = run(token)
         except KeyboardInterrupt:  # a second Ctrl-C, while tools were given their grace: the run is settled
             self._console.print(Text("■ stopped without waiting", style="yellow"))
             return
+        if isinstance(result.error, StoreError):
+            # What could not be written is forgotten here, too: the next message goes on from what a restart would find.
+            if result.status == "stopped":
+                self._console.print(
+                    Text(f"Not all of it was kept: {printable(str(result.error))}.", style="yellow")
+                )
+            self._agent = self._new_agent()
         for error in result.subscriber_errors:  # the terminal is gone, or drawing has a defect
             raise error
         if result.stop is not None and result.stop.abandoned:

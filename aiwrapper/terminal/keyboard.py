@@ -62,9 +62,16 @@ class Asker:
             return False
         with self._hands_off(), echo(on=True):
             token.check()
+            _forget_what_was_typed(sys.stdin.fileno())
             self._console.print(Text(f"The model wants to {printable(what)}", style="bold"))
             self._console.print("Allow it? [y/N] ", end="", markup=False, highlight=False)
             return _read_line(sys.stdin.fileno(), token).strip().lower() in (b"y", b"yes")
+
+
+def _forget_what_was_typed(terminal: int) -> None:
+    """A line typed before the question was there is no answer to it."""
+    if sys.platform != "win32":
+        termios.tcflush(terminal, termios.TCIFLUSH)
 
 
 def _read_line(terminal: int, token: CancelToken) -> bytes:

@@ -34,6 +34,11 @@ STATUS_WORDS: dict[ToolOutcome, str] = {
 }
 
 
+def _lines(text: str) -> list[str]:
+    """The lines with their ends, as the Markdown parser counts them: Python's `splitlines` sees more of them."""
+    return [line + "\n" for line in text.split("\n")[:-1]] + text.split("\n")[-1:]
+
+
 class _Lines:
     """Markdown as lines that end where their text ends.
 
@@ -126,7 +131,7 @@ class MarkdownStream:
 
     def _in_sight(self) -> str:
         """What of the last block can be on the screen: each line of code takes one there at least."""
-        lines = self._open.splitlines(keepends=True)
+        lines = _lines(self._open)
         height = self._console.height
         if not self._is_code or len(lines) <= height + 1:
             return self._open
@@ -143,7 +148,7 @@ class MarkdownStream:
         last = blocks[-1] if len(blocks) > 1 else None
         if last is None or last.map is None:
             return
-        lines = self._open.splitlines(keepends=True)
+        lines = _lines(self._open)
         self._erase()
         self._console.print(_Lines("".join(lines[: last.map[0]])), end="")
         if last.type == "paragraph_open":  # every other block brings its own blank line

@@ -263,6 +263,23 @@ def test_a_full_disk_is_said_and_nothing_said_before_is_lost(provider: FakeProvi
         assert "you> Hello" in again.lines
 
 
+def test_a_line_typed_ahead_is_no_answer_to_a_question(provider: FakeProvider, tmp_path: Path) -> None:
+    forbidden = tmp_path / "touched"
+    provider.add(shell_call(f"touch {forbidden}"))
+    with chat(provider, tmp_path, "--tool", "shell") as terminal, provider.hold_at("headers") as hold:
+        terminal.wait_for_prompt()
+        terminal.type("Touch it")
+        assert hold.reached.wait(PATIENCE_SECONDS)
+        terminal.press("y\n")
+        hold.release()
+        terminal.wait_for("[y/N]")
+        terminal.type("n")
+        terminal.wait_for("refused by you")
+        terminal.wait_for_prompt()
+
+    assert not forbidden.exists()
+
+
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_counter(tmp_path_factory.mktemp("models") / "counter.gguf")

@@ -1,0 +1,70 @@
+"""The loop of `aiwrapper chat` with a store that another process writes."""
+
+import io
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from rich.console import Console
+
+from aiwrapper import ChatAgent, Lang, settle
+from aiwrapper.store import Store
+from aiwrapper.terminal.chat import _Chat, _Patience
+from aiwrapper.terminal.render import AnswerView
+from aiwrapper.testing import FakeProvider
+
+
+class Noticed(_Patience):
+    """Tells when an entry has to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def __call__(self, seconds: float) -> None:
+        self.waits.set()
+        super().__call__(seconds)
+
+
+def test_a_stop_ends_the_wait_for_the_store_and_the_chat_goes_on_from_what_is_kept(tmp_path: Path) -> None:
+    out, path = io.StringIO(), tmp_path / "chats.db"
+    console = Console(file=out, width=200)
+    patience = Noticed()
+    with (
+        FakeProvider("openai_chat") as provider,
+        Store(path) as store,
+        store.open(store.create(), wait=patience) as log,
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+        AnswerView(console, clock=lambda: 0.0) as view,
+    ):
+        lang = Lang.openai_like(base_url=provider.base_url, model=provider.model, api_key=provider.api_key)
+
+        def agent_from_store() -> ChatAgent:
+            return ChatAgent(lang, sink=log, conversation=settle(store.load(log.conversation_id)))
+
+        def stop_when_it_waits() -> None:
+            patience.waits.wait()
+            patience.token.cancel()
+
+        def said() -> Iterator[str]:
+            yield "One"
+            other.execute("BEGIN IMMEDIATE")
+            stopper = threading.Thread(target=stop_when_it_waits)
+            stopper.start()
+            yield "Two"
+            stopper.join()
+            other.execute("ROLLBACK")
+            yield "Three"
+            yield "/quit"
+
+        lines = said()
+        chat = _Chat(agent_from_store, patience, console, view)
+        chat.run(lambda: next(lines))
+
+        assert chat.conversation == settle(store.load(log.conversation_id))
+    asked = [[m["content"] for m in request.json()["messages"]] for request in provider.requests]
+    assert ["One"] == asked[0]
+    assert ["One", "Three"] == asked[1][::2]
+    assert "Not all of it was kept" in out.getvalue()
