@@ -15,7 +15,7 @@ arguments are one of three things.
    call if the provider cut it (`TurnEnd.cut`).
 3. Anything else. If the provider cut the turn, it is a cut call. If not, the model itself has said it, and it
    has to hear so or it will not try again: the call is ready with the arguments `{}`, because every wire wants
-   an object here for ever after (A3, OC3, L1), and directly followed by its result `invalid_arguments`, which
+   an object here for ever after (A3, OC3), and directly followed by its result `invalid_arguments`, which
    quotes the text, so that no handler is ever called with those braces. The text itself stays in the log as
    the call's arguments deltas.
 """
