@@ -176,16 +176,16 @@ def print_table(rows: Sequence[Row], bare: Row, limits: Times) -> bool:
     """Print all rows beside the bare shutdown; return whether every one keeps the limits."""
     names = sorted({name for row in rows for name in row.counts})
     columns = "".join(f" {name:>12}" for name in names)
-    print(f"{'':8} {'':24} {'caller has control':>17} | {'peer sees it':>17} |")
+    print(f"{'':9} {'':24} {'caller has control':>17} | {'peer sees it':>17} |")
     print(
-        f"{'wire':8} {'phase':24} {'median':>8} {'p95':>8} | {'median':>8} {'p95':>8} |{columns}  (milliseconds)"
+        f"{'wire':9} {'phase':24} {'median':>8} {'p95':>8} | {'median':>8} {'p95':>8} |{columns}  (milliseconds)"
     )
     for row in (bare, *rows):
         counts = "".join(f" {row.counts.get(name, ''):>12}" for name in names)
         verdict = "" if row is bare else "ok" if row.keeps(limits) else f"OVER {row.left}"
         dash = f"{'-':>8} {'-':>8}"
-        print(f"{row.wire:8} {row.phase:24} {row.caller or dash} | {row.peer or dash} |{counts}  {verdict}")
-    print(f"{'limits':8} {'':24} {limits} | {limits} |")
+        print(f"{row.wire:9} {row.phase:24} {row.caller or dash} | {row.peer or dash} |{counts}  {verdict}")
+    print(f"{'limits':9} {'':24} {limits} | {limits} |")
     return all(row.keeps(limits) for row in rows)
 
 
