@@ -262,7 +262,7 @@ class _Exploration(Generic[S]):
         pairs: list[tuple[object, tuple[Plan, Traces]]] = []
         for points in chosen:
             trial = self.attempt(Plan(self.backend, points), traces)
-            if depth == 2 and trial.recording.fired and points[0].kind != "late":
+            if depth == 2 and trial.recording.fired:
                 after = trial.recording.traces()
                 pairs += [
                     ((points[0].site, site), (Plan(self.backend, (*points, point)), after))

@@ -74,7 +74,7 @@ class Report:
             return "FAIL"
         if self.errors or "ERROR" in verdicts or not self.attempts:
             return "ERROR"
-        if self.unresolved or "UNRESOLVED" in verdicts or self.run < self.planned:
+        if self.unresolved or "UNRESOLVED" in verdicts:
             return "UNRESOLVED"
         return "PASS"
 

@@ -169,7 +169,6 @@ class Trial(Generic[S]):
                 worker.join(seconds)
                 if worker.is_alive():
                     raise Stuck(f"{self.plan.id} hangs and cannot be freed")
-                raised.clear()
                 outcomes = [Outcome(kind="hung")]
             if raised:
                 raise raised[0]
@@ -211,14 +210,13 @@ class Trial(Generic[S]):
         if outcome.kind == "hung":  # whatever the oracle thinks of it; its subject is in the middle of things
             self.breaches.append(Breach("hung"))
             return
-        if outcome.fired:
-            limits, after = self.scenario.limits, outcome.after
-            for unit, took, limit in (
-                ("points", after.points, limits.points),
-                ("lines", after.lines, limits.lines),
-            ):
-                if limit is not None and took > limit:
-                    self.breaches.append(Breach("latency", f"went on for {took} {unit}, allowed are {limit}"))
+        limits, after = self.scenario.limits, outcome.after  # nothing, where nothing was cancelled
+        for unit, took, limit in (
+            ("points", after.points, limits.points),
+            ("lines", after.lines, limits.lines),
+        ):
+            if limit is not None and took > limit:
+                self.breaches.append(Breach("latency", f"went on for {took} {unit}, allowed are {limit}"))
         try:
             self.scenario.check(subject, outcome)
         except AssertionError as error:

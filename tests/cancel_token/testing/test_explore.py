@@ -248,6 +248,7 @@ def test_a_clean_up_that_its_own_shield_may_cut_short_is_found() -> None:
         finally:
             if not shield.cancelled:
                 box.log.append("said goodbye")
+            CancelToken.never().check()  # nobody can cancel that
             box.open = False
 
     def check(box: Box, outcome: Outcome) -> None:
@@ -258,4 +259,25 @@ def test_a_clean_up_that_its_own_shield_may_cut_short_is_found() -> None:
     report = explore(Box, run, check, depth=2, second="foreign")
     assert "FAIL" == report.verdict
     assert 2 == len(report.failures[0].attempts[0].plan.points)
-    explore(Box, mended, check, depth=2, second="foreign").assert_ok()
+    found = explore(Box, mended, check, depth=2, second="foreign")
+    found.assert_ok()
+    twice = [attempt.plan.points for attempt in found.attempts if len(attempt.plan.points) == 2]
+    assert [["0.0before", "0.2check"], ["0.1check", "0.2check"]] == [list(map(str, each)) for each in twice]
+
+
+def test_latency_counts_from_the_last_stop() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            token.check()
+        finally:
+            for _ in range(3):
+                box.open = token.cancelled
+
+    def check(box: Box, outcome: Outcome) -> None:
+        if len(outcome.fired) == 2 and outcome.fired[-1].kind == "check":
+            assert outcome.after.points == 4 - outcome.fired[-1].ordinal
+
+    report = explore(Box, run, check, depth=2, at=["check"])
+
+    report.assert_ok()
+    assert 4 + 3 + 2 + 1 == report.valid

@@ -5,6 +5,8 @@ import sys
 import threading
 from functools import partial
 
+import pytest
+
 import tests.cancel_token
 from cancel_token import CancelToken
 from cancel_token.testing import Limits, Outcome, explore
@@ -137,6 +139,20 @@ def test_latency_is_counted_in_lines_where_nothing_is_asked() -> None:
 
     report.assert_ok()
     assert report.slowest.lines > 100
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="only 3.11 traces, later ones monitor")
+def test_a_tracer_that_was_there_is_put_back() -> None:
+    def tracer(*_: object) -> None:
+        return None
+
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        explore(Box, three_checks, anything_goes, backend="line").assert_ok()
+        assert tracer is sys.gettrace()
+    finally:
+        sys.settrace(before)
 
 
 def test_the_other_checks_may_be_cancelled_from_a_second_thread_too() -> None:

@@ -65,6 +65,14 @@ def test_an_id_of_code_that_has_changed_is_stale() -> None:
             replay(stale, Box, shorter, anything_goes)
 
 
+def test_an_id_whose_kind_was_edited_is_stale() -> None:
+    report = explore(Box, three_checks, anything_goes, at=["check"])
+    edited = report.attempts[-1].plan.id.replace("check", "arm")
+
+    with pytest.raises(StaleReplayId, match="is now check"):
+        replay(edited, Box, three_checks, anything_goes)
+
+
 def test_an_id_with_a_deadline_is_replayed_on_a_manual_clock() -> None:
     report = explore(Box, three_checks, anything_goes, at=["deadline"])
 

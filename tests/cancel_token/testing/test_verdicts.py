@@ -194,6 +194,18 @@ def test_a_callback_that_raises_is_found() -> None:
     assert ["cancel raised"] == [failure.name for failure in report.failures]
 
 
+def test_what_a_callback_looks_at_is_no_step_of_the_work() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        def look() -> None:
+            for _ in range(9):
+                box.open = token.cancelled
+
+        with token.on_cancel(look):
+            token.check()
+
+    explore(Box, run, anything_goes, at=["check"]).assert_ok()
+
+
 def test_a_callback_left_behind_is_found_and_fails_when_it_is_late() -> None:
     def run(box: Box, token: CancelToken) -> None:
         token.on_cancel(box.log.append, "stopped")

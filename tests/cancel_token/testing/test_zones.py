@@ -46,6 +46,14 @@ def test_a_wait_ends_a_dead_zone() -> None:
     assert dead_zones(Box, run, clock=JumpingClock)[0].lines < 5
 
 
+def test_listening_is_no_look() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for _ in range(10):
+            token.on_cancel(int).unregister()
+
+    assert dead_zones(Box, run)[0].lines > 20
+
+
 def test_threads_have_zones_of_their_own() -> None:
     def run(box: Box, token: CancelToken) -> None:
         toys.in_threads(lambda: sums_up_without_a_look(box, token))
