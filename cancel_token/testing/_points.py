@@ -219,7 +219,6 @@ class Recording:
         self.lengths = {name: len(each.trace) for name, each in list(self.lanes.items())}
         for each in list(self.lanes.values()):
             each.after_points = each.after_lines = 0
-            each.foreign.clear()
         self.fired.append(attrs.evolve(step, site=site_of(mark)))
         self.quietly(self.act, len(self.fired) - 1, asked)
         for each in list(self.lanes.values()):
