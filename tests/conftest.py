@@ -4,6 +4,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a duration, so hypothesis asserts none either: the machines are shared.
+settings.register_profile("aiwrapper", deadline=None)
+settings.load_profile("aiwrapper")
 
 # Daemon threads the design allows to outlive a test, by name (docs/cancellation.md says why each exists).
 ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver")

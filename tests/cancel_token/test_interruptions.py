@@ -392,6 +392,7 @@ def test_t_s3_a_keyboard_interrupt_in_cancel_leaves_no_thread_asleep(request: py
     count(request.config, "token, KeyboardInterrupt at every bytecode of cancel()", len(places))
 
 
+@in_a_thread_of_its_own
 def test_t_s3_a_keyboard_interrupt_does_not_lose_what_callbacks_raised(
     request: pytest.FixtureRequest,
 ) -> None:

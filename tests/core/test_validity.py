@@ -383,7 +383,7 @@ def test_the_strategy_breaks_every_rule_that_one_history_can_break() -> None:
     """A sweep over histories that are never broken in some way shows nothing about that way."""
     seen = Counter[str]()
 
-    @settings(max_examples=400, deadline=None, database=None)
+    @settings(max_examples=600, deadline=None, database=None, derandomize=True)  # always the same ones
     @given(broken_histories())
     def count(history: Conversation) -> None:
         seen.update({violation.rule for violation in validate(history)})
