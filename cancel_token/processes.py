@@ -177,7 +177,9 @@ class Process:
             if self._exited and not self._open_pipes:
                 ended_by_itself = self._claim_request()
                 self._finish()
-                if not ended_by_itself:  # our request may be seen to work before the hook has told of the stop
+                if (
+                    not ended_by_itself
+                ):  # our request may be seen to work before the hook has told of the stop
                     self._token.check()
                 return
             seconds = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
