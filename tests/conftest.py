@@ -1,5 +1,6 @@
 """What holds for every test: a thread left alive at its end fails it."""
 
+import gc
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +13,12 @@ settings.load_profile("aiwrapper")
 
 # Daemon threads the design allows to outlive a test, by name (docs/cancellation.md says why each exists).
 ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of every collection to come: many tests collect, and each would look at all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
