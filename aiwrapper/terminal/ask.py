@@ -42,7 +42,7 @@ def ask(options: argparse.Namespace) -> int:
 
     token = CancelToken(name="ask")
     with ExitStack() as resources:
-        resources.enter_context(cancel_on_sigint(token))
+        resources.enter_context(cancel_on_sigint(token, watcher=True))
         resources.enter_context(echo(on=False))
         try:
             choice = choose(

@@ -51,7 +51,7 @@ def chat(options: argparse.Namespace) -> int:
                 return status
         token = CancelToken(name="starting")
         try:
-            with cancel_on_sigint(token):
+            with cancel_on_sigint(token, watcher=True):
                 choice = choose(
                     options.host, options.model, environment=os.environ, token=token, resources=resources
                 )
@@ -158,7 +158,7 @@ class _Chat:
     def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
         self._patience.token = token = CancelToken(name="answer")
         try:
-            with cancel_on_sigint(token), echo(on=False):
+            with cancel_on_sigint(token, watcher=True), echo(on=False):
                 result = run(token)
         except KeyboardInterrupt:  # a second Ctrl-C, while tools were given their grace: the run is settled
             self._console.print(Text("■ stopped without waiting", style="yellow"))

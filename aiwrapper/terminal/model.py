@@ -22,7 +22,7 @@ def fetch_model() -> int:
     token = CancelToken(name="model get")
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     try:
-        with cancel_on_sigint(token), Progress(*columns, console=console) as progress:
+        with cancel_on_sigint(token, watcher=True), Progress(*columns, console=console) as progress:
             task = progress.add_task(f"Fetching {SMOLLM2.name}", total=None)
             path = get_model(token, lambda done, total: progress.update(task, completed=done, total=total))
     except Cancelled:

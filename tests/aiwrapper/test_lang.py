@@ -247,7 +247,7 @@ def test_the_local_model_calls_tools_until_it_is_stopped(tmp_path: Path) -> None
 
     token = CancelToken()
     with LocalModel(write_caller(tmp_path / "caller.gguf")) as local:
-        agent = ChatAgent(Lang.local(local), [look])
+        agent = ChatAgent(Lang.local(local, temperature=0.0), [look])  # else a word may be drawn
         result = agent.run("Look around", token=token)
 
     assert result.stop is not None

@@ -1,9 +1,11 @@
 """Ctrl-C and its relatives, sent for real."""
 
+import ctypes
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -202,3 +204,80 @@ def test_a_handler_it_could_not_restore_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(signal, "getsignal", lambda _: None)
     with pytest.raises(RuntimeError, match="SIGINT"), cancel_on_sigint(CancelToken()):
         pass
+
+
+class TestWatcher:
+    """For a main thread that is blocked where Python cannot run the handler."""
+
+    def test_a_signal_is_obeyed_where_its_handler_cannot_run(self) -> None:
+        """A read of the C library's own, which goes on after a signal, stands for the instructions before any wait."""
+        token = CancelToken()
+        reading, writing = os.pipe()
+        enters = threading.Event()
+
+        def send_when_it_blocks() -> None:
+            enters.wait()
+            press_ctrl_c_from_outside()
+
+        sender = Call(send_when_it_blocks)
+        with cancel_on_sigint(token, watcher=True), token.on_cancel(os.write, writing, b"x"):
+            signal.siginterrupt(signal.SIGINT, False)
+            enters.set()
+            ctypes.CDLL(None).read(reading, ctypes.create_string_buffer(1), 1)
+        sender.join()
+        os.close(reading)
+        os.close(writing)
+
+        assert token.reason is not None
+        assert ("signal", "SIGINT") == (token.reason.kind, token.reason.message)
+
+    def test_one_signal_is_one_whoever_takes_it_and_the_next_block_s_is_another(self) -> None:
+        for _ in range(100):  # whichever of the two comes first
+            token = CancelToken()
+            with cancel_on_sigint(token, watcher=True):
+                press_ctrl_c_from_outside()
+                assert token.wait()
+            with pytest.raises(KeyboardInterrupt), cancel_on_sigint(token, watcher=True):
+                send(signal.SIGINT)
+
+    def test_two_signals_in_a_block_are_two(self) -> None:
+        token = CancelToken()
+
+        def send_two() -> None:
+            send(signal.SIGINT)
+            assert token.wait()
+            send(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt), cancel_on_sigint(token, watcher=True):
+            send_two()
+
+    def test_other_signals_are_left_alone_and_whoever_watched_before_is_told(self) -> None:
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        heard: list[int] = []
+        before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+        outer = signal.set_wakeup_fd(far.fileno())
+        token = CancelToken()
+        try:
+            with cancel_on_sigint(token, watcher=True):
+                signal.raise_signal(signal.SIGUSR1)
+                told = near.recv(1)
+            put_back = signal.set_wakeup_fd(outer)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            near.close()
+            far.close()
+
+        assert bytes([signal.SIGUSR1]) == told
+        assert [signal.SIGUSR1] == heard
+        assert not token.cancelled
+        assert put_back != -1
+
+    def test_without_a_signal_nothing_happens_and_nothing_is_left(self) -> None:
+        token = CancelToken()
+        with cancel_on_sigint(token, watcher=True):
+            pass
+
+        assert not token.cancelled
+        assert -1 == signal.set_wakeup_fd(-1)
+        assert not [thread for thread in threading.enumerate() if thread.name == "cancel_token signals"]
