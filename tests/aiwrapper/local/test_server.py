@@ -318,6 +318,7 @@ def test_a_child_that_hangs_is_killed(local: LocalModel) -> None:
     local.start(CancelToken())
     child = psutil.Process(local.pid)
     child.suspend()
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)  # its threads stop one after the other
 
     assert local.bring_to_rest(CancelToken(), grace_seconds=0.1) == "killed"
     assert not child.is_running()
