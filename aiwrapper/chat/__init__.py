@@ -1,0 +1,1 @@
+"""A chat on a web page, with a Stop button that keeps its promise."""
