@@ -8,11 +8,12 @@ lands in the clean-up. anyio's scopes shoot only at a task that waits, again at 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from os import getpid
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
@@ -25,6 +26,8 @@ from cancel_token._cancellation import report_unraisable
 TRIES_AT_ONCE = 16
 FIRST_PAUSE_SECONDS = 0.001
 MAX_PAUSE_SECONDS = 0.1
+
+_UNOWNED: set[asyncio.Task[None]] = set()  # until they have ended
 
 
 class PatientScope(AnyioScope):
@@ -89,6 +92,25 @@ class AsyncioBinding(Binding):
             except RuntimeError as error:
                 if not self._loop.is_closed():
                     report_unraisable(error, self._loop)
+
+    def start_soon(
+        self,
+        async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what asyncio's waits send and take
+        context: contextvars.Context,
+        name: str,
+    ) -> bool:
+        def spawn() -> None:
+            task = self._loop.create_task(async_fn(), name=name, context=context)
+            _UNOWNED.add(task)  # the loop itself holds tasks weakly
+            task.add_done_callback(_UNOWNED.discard)
+
+        try:
+            self._loop.call_soon_threadsafe(spawn)
+        except RuntimeError:
+            if not self._loop.is_closed():
+                raise
+            return False
+        return True
 
     def new_scope(self) -> PatientScope:
         return PatientScope()

@@ -6,12 +6,13 @@ anyio's asyncio half.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import NoReturn, Protocol, Self
+from typing import Any, NoReturn, Protocol, Self
 
 import attrs
 
@@ -68,6 +69,15 @@ class Binding(Waker, ABC):
         Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
         copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
         """
+
+    @abstractmethod
+    def start_soon(
+        self,
+        async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what the runtime's own waits send and take
+        context: contextvars.Context,
+        name: str,
+    ) -> bool:
+        """Have the loop run a task that belongs to nobody; from any thread. False where the loop has ended."""
 
     @abstractmethod
     def new_scope(self) -> Scope:

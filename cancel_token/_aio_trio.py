@@ -5,10 +5,11 @@ It goes to trio directly and not through anyio: a scope that is entered for ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Coroutine
 from functools import partial
 from os import getpid
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import trio
 
@@ -34,6 +35,19 @@ class TrioBinding(Binding):
                 self._entry.run_sync_soon(self.wake)
             except trio.RunFinishedError:
                 pass
+
+    def start_soon(
+        self,
+        async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what trio's waits send and take
+        context: contextvars.Context,
+        name: str,
+    ) -> bool:
+        spawn = partial(trio.lowlevel.spawn_system_task, async_fn, name=name, context=context)
+        try:
+            self._entry.run_sync_soon(spawn)
+        except trio.RunFinishedError:
+            return False
+        return True
 
     def new_scope(self) -> trio.CancelScope:
         return trio.CancelScope()

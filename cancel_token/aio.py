@@ -19,10 +19,10 @@ from __future__ import annotations
 import contextvars
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -264,6 +264,50 @@ async def run_sync(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             del work, interruption  # an error's traceback leads to this frame: no circle
 
 
+def thread_context() -> contextvars.Context:
+    """A copy of the caller's context variables for a thread, without what they say of the event loop."""
+    context = contextvars.copy_context()
+    sniffio = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, None)
+    return context
+
+
+class Loop:
+    """The event loop of the task that makes it, as other threads reach it.
+
+    Raises:
+        RuntimeError: This is no task of trio or asyncio.
+    """
+
+    __slots__ = ("_binding",)
+
+    def __init__(self) -> None:
+        self._binding = current_binding()
+
+    def start_soon(
+        self,
+        async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what the runtime's own waits send and take
+        *,
+        context: contextvars.Context,
+        name: str,
+    ) -> bool:
+        """Have the loop run a task that belongs to nobody, a system task in trio's words. From any thread.
+
+        The runtime cancels it when the loop ends. It should let no exception out: trio would end the whole program, and
+        asyncio would report it when the task is forgotten.
+
+        Args:
+            async_fn: What to run.
+            context: The context variables that it sees.
+            name: What to call the task.
+
+        Returns:
+            False if the loop has ended: nothing will run. True promises a start only if the loop does not end first.
+        """
+        return self._binding.start_soon(async_fn, context, name)
+
+
 class _Work(Generic[T]):
     """A call in a thread, and what became of it."""
 
@@ -275,7 +319,7 @@ class _Work(Generic[T]):
     def __init__(self, call: Callable[[], T]) -> None:
         self._call: Callable[[], T] | None = call
         self._error: BaseException | None = None
-        context = contextvars.copy_context()
+        context = thread_context()
         # A daemon, for a loop that was torn down; any other waits for it.
         self._thread = threading.Thread(
             target=self._run, args=(context,), name="cancel_token worker", daemon=True
@@ -293,9 +337,6 @@ class _Work(Generic[T]):
         self._report()
 
     def _in_thread(self) -> T:
-        sniffio = sys.modules.get("sniffio")
-        if sniffio is not None:  # what the caller's context says of its loop is not true in this thread
-            sniffio.current_async_library_cvar.set(None)
         assert self._call is not None
         call, self._call = self._call, None
         return call()
