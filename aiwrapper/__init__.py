@@ -1,7 +1,8 @@
 """A language-model wrapper whose conversations survive every stop.
 
 Read `_core/messages.py` and `_core/log.py` first: the log is the truth, everything else follows from it.
-Then `_core/agent.py` (what comes next), `_run.py` (one run), `drivers/threads.py` (the loop), `agents.py` (the face).
+Then `_core/agent.py` (what comes next), `_run.py` (one run), `drivers/threads.py` (the loop), `drivers/aio.py` (tasks),
+`agents.py` and `async_agents.py` (the face).
 """
 
 from aiwrapper._core.conversation import CallReport as CallReport
@@ -66,8 +67,14 @@ from aiwrapper._core.validity import repair as repair
 from aiwrapper._core.validity import validate as validate
 from aiwrapper._model_call import RetryPolicy as RetryPolicy
 from aiwrapper._run_result import RunResult as RunResult
+from aiwrapper._run_result import StopMode as StopMode
+from aiwrapper._run_result import StopReceipt as StopReceipt
 from aiwrapper._run_result import StopReport as StopReport
 from aiwrapper.agents import ChatAgent as ChatAgent
+from aiwrapper.async_agents import AsyncChatAgent as AsyncChatAgent
+from aiwrapper.drivers.aio import AsyncRunHandle as AsyncRunHandle
+from aiwrapper.drivers.threads import RunHandle as RunHandle
+from aiwrapper.lang import AsyncLang as AsyncLang
 from aiwrapper.lang import Lang as Lang
 from aiwrapper.lang import ObjectResult as ObjectResult
 from cancel_token import Cancelled as Cancelled

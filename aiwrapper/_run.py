@@ -6,7 +6,8 @@
    When `token.cancel()` has returned, no further entry of the answer is accepted, only closing ones: results of
    tools that ended, and the terminal entry. What was accepted before is told to everybody, also after the cut.
 3. *One end.* Exactly one terminal entry ends the run (S1). If the answer was whole before the stop arrived, the run
-   is completed (S2), else stopped; an error that the stop itself caused is no error (S6).
+   is completed (S2), else stopped; an error that the stop itself caused is no error (S6). The same lock orders this
+   decision and the stop, so that the receipt of a stop never contradicts the result.
 4. *Nothing left.* When the terminal entry is told, the run holds no socket, no registration and no thread but the
    abandoned ones that its report lists (R1), and its agent is free for the next run (E3).
 
@@ -16,6 +17,7 @@ Then the entry that was being accepted counts as accepted before the stop.
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from attrs import evolve
 
@@ -40,9 +42,13 @@ from aiwrapper._core.messages import ToolCall
 from aiwrapper._core.text import well_formed
 from aiwrapper._core.tools import describe_exception
 from aiwrapper._run_result import RunResult as RunResult
+from aiwrapper._run_result import StopMode as StopMode
+from aiwrapper._run_result import StopReceipt as StopReceipt
 from aiwrapper._run_result import StopReport as StopReport
 from aiwrapper._run_result import last_text
 from cancel_token import CancelKind, Cancelled, CancelReason, CancelToken
+
+_FORCE: Final[dict[StopMode | None, int]] = {None: 0, "after_turn": 1, "after_step": 2, "now": 3}
 
 
 class Run:
@@ -86,7 +92,10 @@ class Run:
         self._is_settled = False
         self._now = now
         self._settled = settled
-        self._lock = threading.RLock()  # orders `_machine`'s next state and the stop's arrival
+        # Orders `_machine`'s next state, the stop's arrival and the decision how the run ends.
+        self._lock = threading.RLock()
+        self._stop_mode: StopMode | None = None
+        self._later: CancelReason | None = None  # of a stop that lets something happen first
         self._where: StopWhere = "before_start"
         self._stopped_where: StopWhere | None = None
         self._abandoned: list[ToolCall] = []
@@ -108,9 +117,15 @@ class Run:
         """Whether the terminal entry has been accepted."""
         return self.run_id in self.state.runs
 
+    @property
+    def stop_mode(self) -> StopMode | None:
+        """How it has been asked to stop; None if it has not. May be read from any thread."""
+        return "now" if self.token.cancelled else self._stop_mode
+
     def next_step(self) -> Step:
         """What to do next."""
-        return self._machine.next_step()
+        with self._lock:
+            return self._machine.next_step(winding_down=self._stop_mode == "after_step")
 
     def doing(self, what: StopWhere) -> None:
         """Say what the run is doing now, for a truthful report."""
@@ -142,38 +157,64 @@ class Run:
         """Report a call whose thread is left behind."""
         self._abandoned.append(call)
 
-    def stop(self, kind: CancelKind, message: str = "") -> None:
-        """Stop the run and nothing else. From any thread; the first stop counts."""
+    def stop(self, reason: CancelReason, mode: StopMode = "now") -> StopReceipt:
+        """Stop the run and nothing else (S5). Never blocks; from any thread, a signal handler, a finalizer.
+
+        When a stop `now` was accepted, no further entry of the answer is; a stop that lets something happen first
+        can be followed by one that lets less. Callbacks that tools have registered run on the token's service thread.
+        """
+        with self._lock:
+            if self.ended:
+                return "already_finished"
+            if self.token.cancelled:
+                return "already_stopping"
+            if self._ending is not None or self._is_answered:
+                return "already_finished"
+            if _FORCE[mode] <= _FORCE[self._stop_mode]:
+                return "already_stopping"
+            if mode == "now":
+                self._stopped_where = self._where
+                # False: the caller's own token was cancelled at the same moment.
+                return "accepted" if self.token.cancel_soon(reason) else "already_stopping"
+            self._stop_mode = mode
+            self._later = evolve(reason, at=self.token.clock.now())
+            return "accepted"
+
+    def interrupt(self, error: BaseException) -> None:
+        """Stop what the run has going on, because of an exception that is on its way through the driver."""
+        if self.ended:
+            return
+        match error:
+            case Cancelled():
+                if not self.token.cancelled:  # another token's: whoever has it is waiting for it
+                    self._foreign = error
+                    self._halt("runtime", f"another token was cancelled: {error}")
+            case GeneratorExit():
+                self._halt("closed", "the stream was closed before its end")
+            case KeyboardInterrupt():
+                self._halt("signal", "KeyboardInterrupt")
+            case Exception():
+                self._halt("error", describe_exception(error))
+            case _:
+                self._halt("runtime", describe_exception(error))
+
+    def _halt(self, kind: CancelKind, message: str) -> None:
+        """Stop what is going on and wait until it has been told, for the driver's own thread."""
         try:
             self.token.cancel(CancelReason(kind, message))
         except BaseExceptionGroup as group:  # of a tool's own callbacks; all have run
             self._audience.errors.append(group)
 
-    def interrupt(self, error: BaseException) -> None:
-        """Stop what the run has going on, because of an exception that is on its way through the driver."""
-        match error:
-            case Cancelled():
-                if not self.token.cancelled:  # another token's: whoever has it is waiting for it
-                    self._foreign = error
-                    self.stop("runtime", f"another token was cancelled: {error}")
-            case GeneratorExit():
-                self.stop("closed", "the stream was closed before its end")
-            case KeyboardInterrupt():
-                self.stop("signal", "KeyboardInterrupt")
-            case Exception():
-                self.stop("error", describe_exception(error))
-            case _:
-                self.stop("runtime", describe_exception(error))
-
     # Its end
 
     def finish(self, step: Finished) -> None:
         """Append the terminal entry that the step machine wants."""
-        if step.status == "completed":
-            self._end(RunFinished(self.run_id, at=self._now()))
-        else:
-            assert step.error is not None
+        if step.error is not None:
             self._fail(step.error, ModelCallError(step.message, kind=step.error))
+        elif step.status == "stopped":
+            self._stopped()
+        else:
+            self._end(RunFinished(self.run_id, at=self._now()))
 
     def end(self, error: BaseException) -> bool:
         """Append the terminal entry that an exception in the driver means. Nothing else of the run is left by then.
@@ -268,16 +309,21 @@ class Run:
         return reason.cause or reason
 
     def _fail(self, kind: ErrorKind, error: Exception) -> None:
-        if self._reason() is not None:
+        failed = RunFailed(self.run_id, error=kind, message=_text(error), at=self._now())
+        with self._lock:
+            stopped = self._reason() is not None
+            if not stopped:
+                self._ending = failed
+        if stopped:
             # Whoever shuts a socket expects the read to fail (S6). A log that fails is no consequence of a stop.
             self._error = error if isinstance(error, StoreError | OSError) else None
             self._stopped()
-            return
-        self._error = error
-        self._end(RunFailed(self.run_id, error=kind, message=_text(error), at=self._now()))
+        else:
+            self._error = error
+            self._finish_ending()
 
     def _stopped(self) -> None:
-        reason = self._reason()
+        reason = self._reason() or self._later
         if self._is_answered:
             self._end(RunFinished(self.run_id, at=self._now()))
             return

@@ -1,12 +1,19 @@
 """What became of a run, for whoever started it. All of it is read off the log but how long the stop took."""
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
 from aiwrapper._core.conversation import CallReport, Conversation
 from aiwrapper._core.log import StopWhere
 from aiwrapper._core.messages import AssistantMessage, ToolCall, ToolMessage, Usage
+
+StopMode: TypeAlias = Literal["now", "after_step", "after_turn"]
+"""How much may still happen (S10): nothing; what the current step needs, which is a model call and its tools; or the
+whole answer to this user message, and no run of whatever waits behind it."""
+
+StopReceipt: TypeAlias = Literal["accepted", "already_stopping", "already_finished"]
+"""What became of a stop (S2, S3): it decides; an earlier one asks for as much or more; it comes too late."""
 
 
 @frozen(kw_only=True)

@@ -1,4 +1,4 @@
-"""The agent: a model, its tools and one conversation, for code that blocks.
+"""The agent for code that blocks: a model, its tools and one conversation.
 
     agent = ChatAgent(Lang.openai(model="...", api_key="..."), tools=[read_page])
     result = agent.run("Compare these two pages", token=token)     # token.cancel() from anywhere stops it
@@ -6,87 +6,29 @@
 A stop is a result and never an exception. Whatever happened, `agent.conversation` is valid, and the next run goes on.
 """
 
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable, Generator, Iterable
+from contextvars import copy_context
 
-from aiwrapper._core.conversation import Conversation, State, continue_, settle
-from aiwrapper._core.errors import Busy
+from aiwrapper._agent import Agent, sub_agent_answer
+from aiwrapper._core.conversation import Conversation
 from aiwrapper._core.log import Entry, Sink, UserMessageAdded
 from aiwrapper._core.tools import Tool, tool
+from aiwrapper._feed import Feed
 from aiwrapper._run import Run, RunResult
-from aiwrapper.drivers._tool_threads import DEFAULT_GRACE_SECONDS, ToolThreads
-from aiwrapper.drivers.threads import complete, driving
-from aiwrapper.lang import Lang, Said, new_id, user_message
+from aiwrapper.drivers.threads import RunHandle, complete, driving
+from aiwrapper.model_spec import Said, new_id, user_message
 from cancel_token import CancelToken
 
-DEFAULT_MAX_TURNS = 50
-"""Chosen by hand: more than any task of ours needed, few enough that an agent in a circle ends."""
 
+class ChatAgent(Agent):
+    """An agent for code that blocks; what it is made of is said by `Agent`. May be used from any threads."""
 
-class ChatAgent:
-    """An agent and its conversation.
-
-    One run at a time on the agent's own conversation; any number, from any threads, with `conversation=...`.
-
-    Args:
-        lang: the model.
-        tools: what it may call: made with `@tool`, or plain functions, which are made tools.
-        instructions: the system prompt.
-        sink: has every entry of the agent's own conversation before anybody else, such as a conversation of the
-            store. If it fails, the run fails.
-        conversation: what was said before; None to begin a new one.
-        max_turns: how often the model may be asked in one run, before the run fails with kind `limit`.
-        tool_grace_seconds: how long after a stop a tool may take to return before its thread is left behind.
-        now: wall-clock seconds, for the log.
-
-    Raises:
-        ValueError: two tools have the same name, or a tool's name is none that providers take.
-        TypeError: a tool is `async def`, or its signature cannot be a schema.
-    """
-
-    def __init__(
-        self,
-        lang: Lang,
-        tools: Iterable[Tool[..., object] | Callable[..., object]] = (),
-        *,
-        instructions: str = "",
-        sink: Sink | None = None,
-        conversation: Conversation | None = None,
-        max_turns: int = DEFAULT_MAX_TURNS,
-        tool_grace_seconds: float = DEFAULT_GRACE_SECONDS,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self.lang = lang
-        self.tools: Mapping[str, Tool[..., object]] = MappingProxyType(_by_name(tools))
-        self._model = lang.call(instructions, self.tools.values())
-        self._executor = ToolThreads(self.tools, tool_grace_seconds)
-        self._sink = sink
-        self._max_turns = max_turns
-        self._now = now
-        # The id of the run that has the agent's own conversation, at 0. Claimed by one atomic `setdefault` and not
-        # under a lock, so that a Ctrl-C at any bytecode finds it claimed or free, and never a lock that nobody frees.
-        self._claim: dict[int, str] = {}
-        self._state = State(Conversation() if conversation is None else conversation)
-        self._run: Run | None = None  # the run of the agent's own conversation
-        self._last_result: RunResult | None = None
-
-    @property
-    def conversation(self) -> Conversation:
-        """What has been said, at any time valid. While it runs: as it would be if the run ended now."""
-        run = self._run
-        return settle(self._state if run is None else run.state)
-
-    @property
-    def busy(self) -> bool:
-        """Whether the agent's own conversation is being run."""
-        return bool(self._claim)
-
-    @property
-    def last_result(self) -> RunResult | None:
-        """What became of the last run of the agent's own conversation; None before the first has ended."""
-        return self._last_result
+    def _refuse(self, made: Tool[..., object]) -> None:
+        if made.is_async:
+            raise TypeError(
+                f"the tool {made.name!r} is async def, which an agent for blocking code cannot run: use AsyncChatAgent"
+            )
 
     def run(
         self,
@@ -163,16 +105,56 @@ class ChatAgent:
             Busy: the agent's own conversation is being run.
             ValueError: nothing has been said yet.
         """
-        before = self.conversation if conversation is None else conversation
-        if before.head is None:
-            raise ValueError("nothing has been said yet that the model could go on from")
-        message = continue_(before)
-        added = None
-        if message is not None:
-            added = UserMessageAdded(
-                message.id, message.parts, parent_id=message.parent_id, synthetic=True, at=self._now()
-            )
-        return self._complete(added, token, conversation, sink, subscribers)
+        return self._complete(self._going_on(conversation), token, conversation, sink, subscribers)
+
+    def start(
+        self,
+        said: Said,
+        *,
+        token: CancelToken | None = None,
+        conversation: Conversation | None = None,
+        sink: Sink | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunHandle:
+        """Say something and go on at once, with the run in the hand: to watch it, to stop it, to wait for it.
+
+        The run has a thread of its own, which sees a copy of the caller's context variables. The arguments are those of
+        `run`; the sink and the subscribers are told in the run's thread, so a slow one delays the run, whereas who
+        iterates the handle delays nobody.
+
+        Raises:
+            Busy: the agent's own conversation is being run.
+            ValueError: there is nothing in what the user says.
+            RuntimeError: the system has no thread left.
+        """
+        feed = Feed()
+        context = copy_context()
+        message = user_message(said)
+        return RunHandle(self._thread(message, token, conversation, sink, subscribers, feed, context), feed)
+
+    def as_tool(
+        self, name: str, description: str, *, started: Callable[[RunHandle], object] | None = None
+    ) -> Tool[..., str]:
+        """Offer this agent to another one as a tool, which is given a message and returns the answer.
+
+        Each call is a run in a new conversation, under a child of the caller's token: stopping the caller stops it.
+        Stopping it alone (by its handle) gives the caller a result that says so, and the caller goes on (S11).
+
+        Args:
+            name: what the other agent's model calls it.
+            description: what that model reads about it: what this agent is good for.
+            started: told of each run.
+        """
+
+        def ask(message: str, *, token: CancelToken) -> str:
+            run = self.start(message, token=token, conversation=Conversation())
+            if started is not None:
+                started(run)
+            result = run.wait()
+            token.check()
+            return sub_agent_answer(result)
+
+        return tool(name=name, description=description)(ask)
 
     def _complete(
         self,
@@ -183,11 +165,12 @@ class ChatAgent:
         subscribers: Iterable[Sink],
     ) -> RunResult:
         run_id = new_id()
+        run: Run | None = None
         try:
             run = self._begin(run_id, message, token, conversation, sink, subscribers)
-            return complete(run, self._model, self._executor)
+            return complete(run, self._model, self._tool_calls)
         except BaseException as error:
-            self._give_up(run_id, error)
+            self._give_up(run_id, run, error)
             raise
 
     def _entries(
@@ -200,74 +183,15 @@ class ChatAgent:
     ) -> Generator[Entry, None, None]:
         appended: deque[Entry] = deque()
         run_id = new_id()
+        run: Run | None = None
         try:
             run = self._begin(run_id, message, token, conversation, sink, (*subscribers, appended))
-            with driving(run, self._model, self._executor) as steps:
+            with driving(run, self._model, self._tool_calls) as steps:
                 for _ in steps:
                     while appended:
                         yield appended.popleft()
         except BaseException as error:
-            self._give_up(run_id, error)
+            self._give_up(run_id, run, error)
             raise
         while appended:  # what was appended while it ended
             yield appended.popleft()
-
-    def _begin(
-        self,
-        run_id: str,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-    ) -> Run:
-        own = conversation is None
-        if own and self._claim.setdefault(0, run_id) != run_id:
-            raise Busy("the agent is running: wait for the run or stop it, or pass a conversation of its own")
-        run = Run(
-            self._state if conversation is None else State(conversation),
-            run_id,
-            user_message=message,
-            token=CancelToken.never() if token is None else token,
-            max_turns=self._max_turns,
-            sink=sink if sink is not None or not own else self._sink,
-            subscribers=subscribers,
-            now=self._now,
-            settled=self._settled,
-        )
-        if own:
-            self._run = run
-        return run
-
-    def _give_up(self, run_id: str, error: BaseException) -> None:
-        """End the run if an exception has kept it from ending itself: no Ctrl-C makes the agent busy for ever."""
-        if self._claim.get(0) != run_id:
-            return
-        run = self._run
-        if run is None:
-            self._claim.pop(0)
-        else:
-            run.interrupt(error)
-            run.close(error)
-
-    def _settled(self, run: Run) -> None:
-        """The run has ended. May be interrupted and called again."""
-        if self._claim.get(0) == run.run_id:
-            self._last_result = run.result()
-            self._state = run.state
-            self._run = None  # after the state, so that whoever reads in between sees one of the two
-            self._claim.pop(0)
-
-
-def _by_name(tools: Iterable[Tool[..., object] | Callable[..., object]]) -> dict[str, Tool[..., object]]:
-    by_name: dict[str, Tool[..., object]] = {}
-    for given in tools:
-        made = given if isinstance(given, Tool) else tool(given)
-        if made.is_async:
-            raise TypeError(
-                f"the tool {made.name!r} is async def, which an agent for blocking code cannot run"
-            )
-        if made.name in by_name:
-            raise ValueError(f"two tools have the name {made.name!r}")
-        by_name[made.name] = made
-    return by_name

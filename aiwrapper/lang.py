@@ -1,185 +1,31 @@
-"""A model to talk to: which, where, with which settings. An immutable value, shared by any number of agents."""
+"""A model that can be asked without an agent, in code that blocks and in tasks: `Lang` and `AsyncLang`."""
 
 import re
-import secrets
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from functools import partial
+from typing import Generic, TypeVar
 
 import msgspec
-from attrs import Factory, field, frozen
+from attrs import frozen
 
 from aiwrapper._core.conversation import Conversation, State
-from aiwrapper._core.dialect import Dialect, Options
 from aiwrapper._core.errors import ModelCallError
 from aiwrapper._core.log import Sink, UserMessageAdded
-from aiwrapper._core.messages import Producer, Text, UserPart
-from aiwrapper._core.text import is_blank, well_formed
-from aiwrapper._core.tools import InvalidArguments, Tool, read_json, schema_of
-from aiwrapper._model_call import Host, ModelCall, RemoteHost, RetryPolicy
+from aiwrapper._core.tools import InvalidArguments, read_json, schema_of
 from aiwrapper._run import Run, RunResult
-from aiwrapper.dialects.anthropic import Anthropic
-from aiwrapper.dialects.hosts import HOSTS
-from aiwrapper.dialects.openai_chat import OpenAIChat
-from aiwrapper.drivers._tool_threads import ToolThreads
+from aiwrapper.drivers._tool_calls import ToolCalls
+from aiwrapper.drivers.aio import in_a_thread, stopped_by
 from aiwrapper.drivers.threads import complete
-from aiwrapper.transport import HttpTransport, Transport
+from aiwrapper.model_spec import ModelSpec, Said, new_id, user_message
 from cancel_token import CancelToken
 
 T = TypeVar("T")
 
-Said = str | Iterable[UserPart]
-"""What a user says: text, or parts such as images."""
-
-
-class Settings(TypedDict, total=False):
-    """What every way to make a `Lang` takes besides."""
-
-    transport: Transport
-    retry: RetryPolicy
-    max_output_tokens: int | None
-    temperature: float | None
-    thinking_tokens: int | None
-    extra: Mapping[str, Any]  # Any: JSON for the host
-
-
-def _host_name(lang: "Lang") -> str:
-    if isinstance(lang.host, RemoteHost):
-        return urlsplit(lang.host.base_url).hostname or ""
-    return "localhost"
-
 
 @frozen(kw_only=True)
-class Lang:
-    """A model, and how to ask it. Make one with `Lang.openai(...)` and its kin; vary one with `attrs.evolve`.
-
-    Nothing is opened before the first request. Several threads may use it at once. The key is in no repr.
-
-    Args:
-        model: its name.
-        dialect: the wire protocol it is spoken to in.
-        host: where it is, and with which key.
-        transport: the way there; HTTP if nothing else is given.
-        retry: when to ask again.
-        max_output_tokens: how long an answer may be; None leaves it to the dialect.
-        temperature: None leaves it to the provider.
-        thinking_tokens: a budget for reasoning, where the dialect takes one; None for off.
-        extra: further fields of the request, for hosts that know more.
-        host_name: by which opaque payloads know their producer (C8); taken from the host.
-    """
-
-    model: str
-    dialect: Dialect
-    host: Host
-    transport: Transport = field(factory=HttpTransport, repr=False)
-    retry: RetryPolicy = field(factory=RetryPolicy)
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    thinking_tokens: int | None = None
-    extra: Mapping[str, Any] = field(factory=dict)  # Any: JSON for the host
-    host_name: str = Factory(_host_name, takes_self=True)
-
-    @classmethod
-    def openai_like(
-        cls, *, base_url: str, model: str, api_key: str | None = None, **settings: Unpack[Settings]
-    ) -> Self:
-        """A model of any host that speaks OpenAI's chat completions.
-
-        Args:
-            base_url: up to and without `/chat/completions`, usually ending in `/v1`.
-            model: its name there.
-            api_key: None if the host asks for none.
-            **settings: as for `Lang`.
-
-        Raises:
-            ValueError: the URL or the key cannot be what it is meant to be.
-        """
-        # `max_tokens` is the older name of the field, which all but OpenAI itself know.
-        dialect = OpenAIChat(max_tokens_field="max_tokens")
-        return cls(model=model, dialect=dialect, host=RemoteHost(base_url, api_key), **settings)
-
-    @classmethod
-    def at(cls, host: str, *, model: str, api_key: str | None = None, **settings: Unpack[Settings]) -> Self:
-        """A model of a host that we know by name: a key of `aiwrapper.dialects.hosts.HOSTS`.
-
-        Raises:
-            ValueError: there is no such host, or the key cannot be one.
-        """
-        known = HOSTS.get(host)
-        if known is None:
-            raise ValueError(
-                f"unknown host {host!r}: use Lang.openai_like(base_url=...), or one of {', '.join(HOSTS)}"
-            )
-        return cls(model=model, dialect=known.dialect, host=RemoteHost(known.base_url, api_key), **settings)
-
-    @classmethod
-    def openai(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model of OpenAI."""
-        return cls.at("openai", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def anthropic(
-        cls, *, model: str, api_key: str, base_url: str | None = None, **settings: Unpack[Settings]
-    ) -> Self:
-        """A model of Anthropic, or of a host at `base_url` that speaks its protocol."""
-        host = RemoteHost(HOSTS["anthropic"].base_url if base_url is None else base_url, api_key)
-        return cls(model=model, dialect=Anthropic(), host=host, **settings)
-
-    @classmethod
-    def groq(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model of Groq."""
-        return cls.at("groq", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def deepseek(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model of DeepSeek."""
-        return cls.at("deepseek", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def mistral(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model of Mistral."""
-        return cls.at("mistral", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def xai(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model of xAI."""
-        return cls.at("xai", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def openrouter(cls, *, model: str, api_key: str, **settings: Unpack[Settings]) -> Self:
-        """A model that OpenRouter finds a host for."""
-        return cls.at("openrouter", model=model, api_key=api_key, **settings)
-
-    @classmethod
-    def ollama(cls, *, model: str, base_url: str | None = None, **settings: Unpack[Settings]) -> Self:
-        """A model of an Ollama server, by default the one on this machine, through its OpenAI-compatible endpoint."""
-        known = HOSTS["ollama"]
-        host = RemoteHost(known.base_url if base_url is None else base_url)
-        return cls(model=model, dialect=known.dialect, host=host, **settings)
-
-    @classmethod
-    def local(cls, host: Host, *, model: str = "local", **settings: Unpack[Settings]) -> Self:
-        """A model on this machine that we start ourselves: an `aiwrapper.local.LocalModel`.
-
-        It speaks OpenAI's chat completions. After a stop, the run ends when the model has come to rest.
-        """
-        return cls(model=model, dialect=OpenAIChat(max_tokens_field="max_tokens"), host=host, **settings)
-
-    def call(self, instructions: str = "", tools: Iterable[Tool[..., object]] = ()) -> ModelCall:
-        """How a driver asks this model."""
-        options = Options(
-            producer=Producer(self.dialect.name, self.host_name, model=self.model),
-            instructions=well_formed(instructions),
-            tools=tuple(tool.spec for tool in tools),
-            max_output_tokens=self.max_output_tokens,
-            temperature=self.temperature,
-            thinking_tokens=self.thinking_tokens,
-            extra=msgspec.json.encode(dict(self.extra)).decode(),
-        )
-        return ModelCall(
-            dialect=self.dialect, host=self.host, options=options, transport=self.transport, retry=self.retry
-        )
+class Lang(ModelSpec):
+    """A model, to be asked by code that blocks. Make one with `Lang.openai(...)` and its kin; see `ModelSpec`."""
 
     def ask(
         self,
@@ -204,7 +50,7 @@ class Lang:
             ModelCallError: the model could not be asked, or its answer broke off.
             ValueError: there is nothing in the question.
         """
-        return self._turn(Conversation(), user_message(said), instructions, token, subscribers)
+        return _answer(self, user_message(said), instructions, subscribers, _token(token))
 
     def chat(
         self,
@@ -226,9 +72,7 @@ class Lang:
             ModelCallError: the model could not be asked, or its answer broke off.
             ValueError: the conversation is empty.
         """
-        if conversation.head is None:
-            raise ValueError("there is nothing in the conversation that could be answered")
-        return self._turn(conversation, None, instructions, token, subscribers)
+        return _answer(self, _asked(conversation), instructions, subscribers, _token(token))
 
     def ask_for_object(
         self,
@@ -253,49 +97,56 @@ class Lang:
             TypeError: JSON cannot be read into the type.
             ValueError: there is nothing in the question, or no attempt is allowed.
         """
-        if max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, not {max_attempts!r}")
-        schema = msgspec.json.encode(schema_of(wanted)).decode()
-        system = f"{instructions}\n\n{_AS_JSON}\n{schema}".strip()
-        conversation, message = Conversation(), user_message(said)
-        for _ in range(max_attempts):
-            result = self._turn(conversation, message, system, token, ())
-            if result.stop is not None:
-                return ObjectResult(None, result)
-            try:
-                return ObjectResult(read_json(_json_part(result.text), wanted), result)
-            except InvalidArguments as error:
-                problem = error
-            conversation, message = result.conversation, user_message(_TRY_AGAIN.format(problem))
-        raise ModelCallError(
-            f"the model {self.model!r} did not give the JSON that was asked for in {max_attempts} attempts: {problem}",
-            kind="protocol",
-        )
+        return _object(self, user_message(said), wanted, instructions, max_attempts, _token(token))
 
-    def _turn(
+
+@frozen(kw_only=True)
+class AsyncLang(ModelSpec):
+    """A model, to be asked by tasks of trio and asyncio: `Lang` with the same names, awaited.
+
+    Each question runs in a thread of its own. Where the runtime cancels the task, the question is stopped, nothing
+    of it is left, and the runtime's exception goes on.
+    """
+
+    async def ask(
+        self,
+        said: Said,
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult:
+        """`Lang.ask`, awaited. The subscribers are told in the question's thread."""
+        with _token(token).child() as own:
+            question = partial(_answer, self, user_message(said), instructions, subscribers, own)
+            return await in_a_thread(question, own, stopped_by)
+
+    async def chat(
         self,
         conversation: Conversation,
-        message: UserMessageAdded | None,
-        instructions: str,
-        token: CancelToken | None,
-        subscribers: Iterable[Sink],
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
     ) -> RunResult:
-        run = Run(
-            State(conversation),
-            new_id(),
-            user_message=message,
-            token=CancelToken.never() if token is None else token,
-            max_turns=1,
-            sink=None,
-            subscribers=subscribers,
-            now=time.time,
-            settled=_nobody,
-        )
-        result = complete(run, self.call(instructions), ToolThreads({}))
-        if result.status == "failed":
-            assert result.error is not None
-            raise result.error
-        return result
+        """`Lang.chat`, awaited. The subscribers are told in the question's thread."""
+        with _token(token).child() as own:
+            question = partial(_answer, self, _asked(conversation), instructions, subscribers, own)
+            return await in_a_thread(question, own, stopped_by)
+
+    async def ask_for_object(
+        self,
+        said: Said,
+        wanted: type[T],
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        max_attempts: int = 3,
+    ) -> "ObjectResult[T]":
+        """`Lang.ask_for_object`, awaited."""
+        with _token(token).child() as own:
+            question = partial(_object, self, user_message(said), wanted, instructions, max_attempts, own)
+            return await in_a_thread(question, own, lambda found: stopped_by(found.result))
 
 
 @frozen
@@ -328,21 +179,77 @@ def _nobody(run: Run) -> None:
     """Nobody waits for this run but its caller."""
 
 
-def new_id() -> str:
-    """A new id for a run or a message."""
-    return secrets.token_hex(8)
+def _answer(
+    spec: ModelSpec,
+    asked: UserMessageAdded | Conversation,
+    instructions: str,
+    subscribers: Iterable[Sink],
+    token: CancelToken,
+) -> RunResult:
+    if isinstance(asked, Conversation):
+        return _turn(spec, asked, None, instructions, token, subscribers)
+    return _turn(spec, Conversation(), asked, instructions, token, subscribers)
 
 
-def user_message(
-    said: Said, *, message_id: str | None = None, parent_id: str | None = None
-) -> UserMessageAdded:
-    """The entry for what a user says.
+def _asked(conversation: Conversation) -> Conversation:
+    if conversation.head is None:
+        raise ValueError("there is nothing in the conversation that could be answered")
+    return conversation
 
-    Raises:
-        ValueError: there is nothing in it (C5).
-    """
-    parts: tuple[UserPart, ...] = (Text(said),) if isinstance(said, str) else tuple(said)
-    parts = tuple(Text(well_formed(part.text)) if isinstance(part, Text) else part for part in parts)
-    if not parts or any(isinstance(part, Text) and is_blank(part.text) for part in parts):
-        raise ValueError("a message needs something other than white space in each of its parts")
-    return UserMessageAdded(message_id or new_id(), parts, parent_id=parent_id, at=time.time())
+
+def _token(token: CancelToken | None) -> CancelToken:
+    return CancelToken.never() if token is None else token
+
+
+def _object(
+    spec: ModelSpec,
+    message: UserMessageAdded,
+    wanted: type[T],
+    instructions: str,
+    max_attempts: int,
+    token: CancelToken,
+) -> "ObjectResult[T]":
+    if max_attempts < 1:
+        raise ValueError(f"max_attempts must be at least 1, not {max_attempts!r}")
+    schema = msgspec.json.encode(schema_of(wanted)).decode()
+    system = f"{instructions}\n\n{_AS_JSON}\n{schema}".strip()
+    conversation = Conversation()
+    for _ in range(max_attempts):
+        result = _turn(spec, conversation, message, system, token, ())
+        if result.stop is not None:
+            return ObjectResult(None, result)
+        try:
+            return ObjectResult(read_json(_json_part(result.text), wanted), result)
+        except InvalidArguments as error:
+            problem = error
+        conversation, message = result.conversation, user_message(_TRY_AGAIN.format(problem))
+    raise ModelCallError(
+        f"the model {spec.model!r} did not give the JSON that was asked for in {max_attempts} attempts: {problem}",
+        kind="protocol",
+    )
+
+
+def _turn(
+    spec: ModelSpec,
+    conversation: Conversation,
+    message: UserMessageAdded | None,
+    instructions: str,
+    token: CancelToken,
+    subscribers: Iterable[Sink],
+) -> RunResult:
+    run = Run(
+        State(conversation),
+        new_id(),
+        user_message=message,
+        token=token,
+        max_turns=1,
+        sink=None,
+        subscribers=subscribers,
+        now=time.time,
+        settled=_nobody,
+    )
+    result = complete(run, spec.call(instructions), ToolCalls({}))
+    if result.status == "failed":
+        assert result.error is not None
+        raise result.error
+    return result

@@ -56,7 +56,7 @@ class Finished:
         run_id: the run.
         status: what became of it.
         report: how it ended, if the log says so already; None: it is for the driver to append `RunFinished`
-            (completed) or `RunFailed` with `error` and `message` (failed).
+            (completed), `RunFailed` with `error` and `message` (failed), or `RunStopped` (stopped, between two steps).
         error: the class of the failure.
         message: for people.
     """
@@ -99,8 +99,12 @@ class AgentMachine:
         """Take one entry, of this run or of anybody."""
         self._state = step(self._state, entry)
 
-    def next_step(self) -> Step:
+    def next_step(self, *, winding_down: bool = False) -> Step:
         """What to do next. Looking changes nothing.
+
+        Args:
+            winding_down: the model is not to be asked again; the step under way is finished, its tools included, so
+                that no call is left without its real result (S10).
 
         Raises:
             RuntimeError: the last step is not done: a turn has begun and not ended, or a call was started
@@ -113,6 +117,8 @@ class AgentMachine:
             return self._within_turn(run)
         if not run.asks_again:
             return Finished(self._run_id, "completed")
+        if winding_down:
+            return Finished(self._run_id, "stopped")
         if run.turns >= self._max_turns:
             return Finished(
                 self._run_id,

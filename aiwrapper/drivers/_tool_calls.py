@@ -1,18 +1,22 @@
-"""Runs tools that block: each call in a thread of its own, all calls of a turn side by side.
+"""Runs tools: a `def` in a thread of its own, an `async def` in a task of the loop, all calls of a turn side by side.
 
-A stop reaches a tool through its token, a child of the run's. What it does with it is the tool's affair, so after
-the stop the tools are given a grace period. One that has not returned by then is left behind in its thread, reported,
-and cannot do the conversation anything any more: its result has nowhere to go.
+A stop reaches a tool through its token, a child of the run's, and an `async def` also where it waits. What it does with
+it is the tool's affair, so after the stop the tools are given a grace period. One that has not returned by then is left
+behind in its thread or task, reported, and cannot do the conversation anything any more: its result has nowhere to go.
 
-What became of a call is written by its thread into its `_Execution`; all entries are appended by the run's thread.
+What became of a call is written by its thread or task into its `_Execution`; all entries are appended by the run's
+thread.
 """
 
 import contextvars
 import threading
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import anyio
 from attrs import define, field, frozen
 
 from aiwrapper._audience import SinkFailed
@@ -21,7 +25,8 @@ from aiwrapper._core.log import ToolFinished, ToolStarted
 from aiwrapper._core.messages import ToolOutcome
 from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied, describe_exception, result_text
 from aiwrapper._run import Run
-from cancel_token import CancelToken
+from cancel_token import CancelReason, CancelToken
+from cancel_token.aio import Loop, move_on_cancel
 from cancel_token.http import use_token
 
 DEFAULT_GRACE_SECONDS: Final = 3.0
@@ -29,21 +34,23 @@ DEFAULT_GRACE_SECONDS: Final = 3.0
 
 
 @frozen
-class ToolThreads:
+class ToolCalls:
     """Executes the calls of a turn.
 
     Args:
         tools: what is offered, by name.
-        grace_seconds: how long after a stop a call may take to return before its thread is left behind.
+        grace_seconds: how long after a stop a call may take to return before it is left behind.
+        loop: runs those that are `async def`; needed only if there are some.
     """
 
     tools: Mapping[str, Tool[..., object]]
     grace_seconds: float = DEFAULT_GRACE_SECONDS
+    loop: Loop | None = None
 
     def execute(self, step: RunTools, run: Run) -> Iterator[None]:
         """Execute all calls, giving way after each entry. Close the iterator if you leave it early.
 
-        However it is left, each call's thread has ended or is reported as abandoned.
+        However it is left, each call has ended or is reported as abandoned.
 
         Raises:
             Cancelled: the run has been stopped; every result that came in time is in the log.
@@ -90,7 +97,10 @@ class ToolThreads:
             run.append(_finished(step, pending, "invalid_arguments", f"The tool was not called: {error}"))
             return None
         run.append(ToolStarted(step.run_id, step.turn, pending.index))
-        return _Execution(step, pending, tool, arguments, run.token, changes)
+        if not tool.is_async:
+            return _InThread(step, pending, tool, arguments, run, changes)
+        assert self.loop is not None
+        return _InTask(step, pending, tool, arguments, run, changes, self.loop)
 
     def _wait_for_the_end(
         self, executions: "list[_Execution]", changes: "SimpleQueue[None]", run: Run
@@ -103,53 +113,36 @@ class ToolThreads:
 
 
 @define(eq=False)
-class _Execution:
+class _Execution(ABC):
     """One call that is being run."""
 
     step: RunTools
     pending: PendingCall
     tool: Tool[..., object]
     arguments: dict[str, Any]  # Any: each value has its parameter's type
-    run_token: CancelToken
+    run: Run
     changes: "SimpleQueue[None]"
-    thread: threading.Thread = field(init=False)
     logged: bool = field(default=False, init=False)
     abandoned: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
-    """Set by the thread as its last word but one; then `result` is final."""
+    """Set as the last word but one of its thread or task; then `result` is final."""
     result: ToolFinished | None = field(default=None, init=False)
     """None after `ended`: the stop interrupted it, so there is no result."""
 
-    def __attrs_post_init__(self) -> None:
-        context = contextvars.copy_context()
-        self.thread = threading.Thread(
-            target=context.run,
-            args=(self._work,),
-            name=f"aiwrapper tool {self.tool.name}",
-            daemon=True,  # one that is left behind must not keep the process alive
-        )
-
     @property
+    @abstractmethod
     def is_running(self) -> bool:
         """Whether its handler may be running."""
-        return not self.ended and self.thread.ident is not None
 
+    @abstractmethod
     def start(self) -> None:
-        """Call the handler, in its thread."""
-        try:
-            self.thread.start()
-        except RuntimeError as error:  # the system has no thread left
-            self.result = self._finished("raised", f"The tool could not be started: {error}")
-            self.ended = True
-            self.changes.put(None)
+        """Call the handler, somewhere else."""
 
     def leave(self, run: Run) -> None:
-        """Have done with the thread: wait until it is gone, or leave it behind if its handler is still running."""
+        """Have done with it: leave it behind if its handler is still running."""
         if self.is_running:
             self.abandoned = True
             run.abandon(self.pending.call)
-        elif self.thread.ident is not None:
-            self.thread.join()
 
     def log_result(self, run: Run) -> bool:
         """Append the result, if there is one that has not been appended."""
@@ -164,38 +157,134 @@ class _Execution:
         self.logged = True
         return self.result is not None
 
+    def end(self) -> None:
+        """The last word of its thread or task: the result is final."""
+        self.ended = True
+        self.changes.put(None)
+
+    def refuse(self, why: str) -> None:
+        """It could not be started."""
+        self.result = self.finished("raised", f"The tool could not be started: {why}")
+        self.end()
+
+    @contextmanager
+    def token(self) -> Iterator[CancelToken]:
+        """The token that the handler obeys, put in its place among the arguments."""
+        with self.run.token.child(name=f"tool {self.tool.name}") as token, use_token(token):
+            token.check()  # nothing begins after a stop, though the log says that it was about to
+            if self.tool.token_parameter is not None:
+                self.arguments[self.tool.token_parameter] = token
+            yield token
+
+    def returned(self, value: object) -> ToolFinished:
+        """The result of a handler that has returned."""
+        try:
+            return self.finished("returned", result_text(value))
+        except TypeError as error:
+            return self.finished("raised", f"The tool ran to its end, but what it returned is lost: {error}.")
+
+    def raised(self, error: BaseException) -> ToolFinished | None:
+        """The result of a handler that has raised."""
+        if isinstance(error, ToolDenied):
+            return self.finished("denied", str(error) or "The user refused.")
+        if self.run.token.cancelled:
+            return None  # the stop, or what came of it: it may have partly executed
+        return self.finished("raised", describe_exception(error))
+
+    def finished(self, outcome: ToolOutcome, content: str) -> ToolFinished:
+        return _finished(self.step, self.pending, outcome, content)
+
+
+@define(eq=False)
+class _InThread(_Execution):
+    """A call of a `def`."""
+
+    thread: threading.Thread = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(
+            target=context.run,
+            args=(self._work,),
+            name=f"aiwrapper tool {self.tool.name}",
+            daemon=True,  # one that is left behind must not keep the process alive
+        )
+
+    @property
+    def is_running(self) -> bool:
+        return not self.ended and self.thread.ident is not None
+
+    def start(self) -> None:
+        try:
+            self.thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            self.refuse(str(error))
+
+    def leave(self, run: Run) -> None:
+        super().leave(run)
+        if self.ended and self.thread.ident is not None:
+            self.thread.join()
+
     def _work(self) -> None:
         try:
             self.result = self._called()
         except BaseException as error:  # of an exception's own methods
             # Without a result the run could not go on.
-            self.result = self._finished("raised", describe_exception(error))
+            self.result = self.finished("raised", describe_exception(error))
         finally:
-            self.ended = True
-            self.changes.put(None)
+            self.end()
 
     def _called(self) -> ToolFinished | None:
         try:
-            with self.run_token.child(name=f"tool {self.tool.name}") as token, use_token(token):
-                token.check()  # nothing begins after a stop, though the log says that it was about to
-                if self.tool.token_parameter is not None:
-                    self.arguments[self.tool.token_parameter] = token
-                returned = self.tool.handler(**self.arguments)
-        except ToolDenied as error:
-            return self._finished("denied", str(error) or "The user refused.")
+            with self.token():
+                value = self.tool.handler(**self.arguments)
         except BaseException as error:  # also SystemExit: a tool can't end more than itself
-            if self.run_token.cancelled:
-                return None  # the stop, or what came of it: it may have partly executed
-            return self._finished("raised", describe_exception(error))
-        try:
-            return self._finished("returned", result_text(returned))
-        except TypeError as error:
-            return self._finished(
-                "raised", f"The tool ran to its end, but what it returned is lost: {error}."
-            )
+            return self.raised(error)
+        return self.returned(value)
 
-    def _finished(self, outcome: ToolOutcome, content: str) -> ToolFinished:
-        return _finished(self.step, self.pending, outcome, content)
+
+@define(eq=False)
+class _InTask(_Execution):
+    """A call of an `async def`."""
+
+    loop: Loop
+    begun: bool = field(default=False, init=False)
+
+    @property
+    def is_running(self) -> bool:
+        return self.begun and not self.ended
+
+    def start(self) -> None:
+        self.begun = True
+        name = f"aiwrapper tool {self.tool.name}"
+        if not self.loop.start_soon(self._work, context=contextvars.copy_context(), name=name):
+            self.refuse("the event loop has ended")
+
+    async def _work(self) -> None:
+        try:
+            self.result = await self._called()
+        except anyio.get_cancelled_exc_class():  # the loop is ending, and so does the run
+            self.run.stop(CancelReason("runtime", "the event loop was ended"))
+            raise
+        except BaseException as error:  # of an exception's own methods
+            self.result = self.finished("raised", describe_exception(error))
+        finally:
+            self.end()
+
+    async def _called(self) -> ToolFinished | None:
+        handler = cast("Callable[..., Awaitable[object]]", self.tool.handler)  # since it is async def
+        value: object = _INTERRUPTED
+        try:
+            with self.token() as token, move_on_cancel(token):
+                value = await handler(**self.arguments)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:
+            return self.raised(error)
+        return None if value is _INTERRUPTED else self.returned(value)
+
+
+_INTERRUPTED: Final = object()
 
 
 def _finished(step: RunTools, pending: PendingCall, outcome: ToolOutcome, content: str) -> ToolFinished:

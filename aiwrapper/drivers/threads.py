@@ -1,20 +1,26 @@
 """The loop that obeys the step machine, for code that blocks. All that is decided is decided elsewhere.
 
 The loop is a generator that gives way after every entry, so that one loop serves a caller who waits for the end
-and a caller who watches the log grow. No thread of its own is needed for either.
+and a caller who watches the log grow. No thread of its own is needed for either; only a run that is to be held in the
+hand while it goes on, a `RunHandle`, has one.
 """
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from typing import assert_never
+from types import TracebackType
+from typing import Self, assert_never
 
 from aiwrapper._core.agent import CallModel, Finished, RunTools
+from aiwrapper._core.log import Entry
+from aiwrapper._feed import Feed, FeedReader
 from aiwrapper._model_call import ModelCall
 from aiwrapper._run import Run, RunResult
-from aiwrapper.drivers._tool_threads import ToolThreads
+from aiwrapper.drivers._run_thread import BLOCK_LEFT, RunThread, StartedRun
+from aiwrapper.drivers._tool_calls import ToolCalls
+from cancel_token import CancelReason, CancelToken
 
 
-def drive(run: Run, model: ModelCall, tools: ToolThreads) -> Generator[None, None, None]:
+def drive(run: Run, model: ModelCall, tools: ToolCalls) -> Generator[None, None, None]:
     """Drive a run to its end, giving way after each entry. Exhaust the iterator, or close it: that stops the run.
 
     Whatever ends it, the terminal entry has been appended and nothing of the run is left when the iterator has ended.
@@ -45,7 +51,7 @@ def drive(run: Run, model: ModelCall, tools: ToolThreads) -> Generator[None, Non
             raise
 
 
-def complete(run: Run, model: ModelCall, tools: ToolThreads) -> RunResult:
+def complete(run: Run, model: ModelCall, tools: ToolCalls) -> RunResult:
     """Drive a run to its end.
 
     Raises:
@@ -58,7 +64,7 @@ def complete(run: Run, model: ModelCall, tools: ToolThreads) -> RunResult:
 
 
 @contextmanager
-def driving(run: Run, model: ModelCall, tools: ToolThreads) -> Iterator[Iterator[None]]:
+def driving(run: Run, model: ModelCall, tools: ToolCalls) -> Iterator[Iterator[None]]:
     """`drive`, to be exhausted inside the block; leaving that early ends the run, whatever the reason."""
     steps = drive(run, model, tools)
     try:
@@ -68,3 +74,73 @@ def driving(run: Run, model: ModelCall, tools: ToolThreads) -> Iterator[Iterator
         steps.close()
         run.close(error)
         raise
+
+
+class RunHandle(StartedRun):
+    """A run that goes on by itself in a thread, to be watched, stopped and waited for from any others.
+
+        run = agent.start("Compare these two pages")
+        stop_button.on_click(run.stop)
+        for entry in run: ...
+        result = run.wait()
+
+    A program that ends meanwhile leaves the run behind like a crash. As a context manager it is stopped and waited
+    for when the block is left: `with agent.start(...) as run: ...`.
+    """
+
+    def __init__(self, thread: RunThread, feed: Feed) -> None:
+        super().__init__(thread)
+        self._feed = feed
+
+    def wait(self, *, token: CancelToken | None = None) -> RunResult:
+        """Block until the run has ended and nothing of it is left.
+
+        Args:
+            token: stops the waiting, and not the run.
+
+        Returns:
+            What became of it; the same each time.
+
+        Raises:
+            Cancelled: the token was cancelled first.
+            RuntimeError: this is the run's own thread, for instance that of a subscriber.
+            BaseException: what came through the run that was no failure of it, such as SystemExit of a subscriber.
+        """
+        if self._thread.is_current:
+            raise RuntimeError("the run's own thread cannot wait for the run")
+        over = self._thread.over
+        if not over.cancelled:
+            with CancelToken.any(over, CancelToken.never() if token is None else token) as either:
+                either.wait()
+            if token is not None and not over.cancelled:
+                token.check()
+        return self._thread.result()
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The run's log from its beginning, as it grows; the terminal entry is the last.
+
+        Any number of threads may iterate at once, each at its own speed: none of them holds up the run, a stop, or
+        another. Whoever has the terminal entry may start the next run.
+        """
+        reader = FeedReader(self._feed)
+        while True:
+            ended = reader.ended  # before looking: what is there afterwards is all
+            entry = reader.take()
+            if entry is not None:
+                yield entry
+            elif ended:
+                return
+            elif (sleeper := reader.sleep()) is not None:
+                try:
+                    sleeper.wait()
+                finally:
+                    reader.forget(sleeper)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop(CancelReason("signal" if isinstance(error, KeyboardInterrupt) else "closed", BLOCK_LEFT))
+        self._thread.over.wait()

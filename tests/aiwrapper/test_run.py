@@ -31,7 +31,7 @@ from aiwrapper import (
     validate,
 )
 from aiwrapper._core.conversation import fold, settle
-from aiwrapper.drivers import _tool_threads, threads
+from aiwrapper.drivers import _tool_calls, threads
 from aiwrapper.store import Store
 from aiwrapper.testing import Call, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
@@ -339,7 +339,7 @@ def test_ctrl_c_at_any_line_ends_the_run_once_and_leaves_the_agent_free() -> Non
 
 
 RUN = frozenset({_run.__file__})
-DRIVING = RUN | {_audience.__file__, agents.__file__, threads.__file__, _tool_threads.__file__}
+DRIVING = RUN | {_audience.__file__, agents.__file__, threads.__file__, _tool_calls.__file__}
 
 
 class AtLine:

@@ -1,0 +1,233 @@
+"""What every agent is, whoever drives its runs: a model, its tools, one conversation, and at most one run of that."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import Context
+from functools import partial
+from types import MappingProxyType
+from typing import Final
+
+from attrs import evolve
+
+from aiwrapper._core.conversation import Conversation, State, continue_, settle
+from aiwrapper._core.errors import Busy
+from aiwrapper._core.log import Sink, UserMessageAdded
+from aiwrapper._core.tools import Tool, tool
+from aiwrapper._feed import Feed, Pipe
+from aiwrapper._run import Run, RunResult
+from aiwrapper.drivers._run_thread import RunThread
+from aiwrapper.drivers._tool_calls import DEFAULT_GRACE_SECONDS, ToolCalls
+from aiwrapper.drivers.threads import complete
+from aiwrapper.model_spec import ModelSpec, new_id
+from cancel_token import CancelToken
+from cancel_token.aio import Loop
+
+DEFAULT_MAX_TURNS: Final = 50
+"""Chosen by hand: more than any task of ours needed, few enough that an agent in a circle ends."""
+
+
+class Agent:
+    """A model, its tools and one conversation. Use `ChatAgent` in code that blocks, `AsyncChatAgent` in tasks.
+
+    One run at a time on the agent's own conversation; any number with `conversation=...`.
+
+    Args:
+        lang: the model.
+        tools: what it may call: made with `@tool`, or plain functions, which are made tools.
+        instructions: the system prompt.
+        sink: has every entry of the agent's own conversation before anybody else, such as a conversation of the
+            store. If it fails, the run fails.
+        conversation: what was said before; None to begin a new one.
+        max_turns: how often the model may be asked in one run, before the run fails with kind `limit`.
+        tool_grace_seconds: how long after a stop a tool may take to return before it is left behind.
+        now: wall-clock seconds, for the log.
+
+    Raises:
+        ValueError: two tools have the same name, or a tool's name is none that providers take.
+        TypeError: a tool's signature cannot be a schema, or it is `async def` and the agent blocks.
+    """
+
+    def __init__(
+        self,
+        lang: ModelSpec,
+        tools: Iterable[Tool[..., object] | Callable[..., object]] = (),
+        *,
+        instructions: str = "",
+        sink: Sink | None = None,
+        conversation: Conversation | None = None,
+        max_turns: int = DEFAULT_MAX_TURNS,
+        tool_grace_seconds: float = DEFAULT_GRACE_SECONDS,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.lang = lang
+        self.tools: Mapping[str, Tool[..., object]] = MappingProxyType(_by_name(tools))
+        self._model = lang.call(instructions, self.tools.values())
+        self._tool_calls = ToolCalls(self.tools, tool_grace_seconds)
+        for made in self.tools.values():
+            self._refuse(made)
+        self._has_tasks = any(made.is_async for made in self.tools.values())
+        self._sink = sink
+        self._max_turns = max_turns
+        self._now = now
+        # The id of the run that has the agent's own conversation, at 0. Claimed by one atomic `setdefault` and not
+        # under a lock, so that a Ctrl-C at any bytecode finds it claimed or free, and never a lock that nobody frees.
+        self._claim: dict[int, str] = {}
+        self._state = State(Conversation() if conversation is None else conversation)
+        self._run: Run | None = None  # the run of the agent's own conversation
+        self._last_result: RunResult | None = None
+
+    @property
+    def conversation(self) -> Conversation:
+        """What has been said, at any time valid. While it runs: as it would be if the run ended now."""
+        run = self._run
+        return settle(self._state if run is None else run.state)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the agent's own conversation is being run."""
+        return bool(self._claim)
+
+    @property
+    def last_result(self) -> RunResult | None:
+        """What became of the last run of the agent's own conversation; None before the first has ended."""
+        return self._last_result
+
+    def _refuse(self, made: Tool[..., object]) -> None:
+        """Raise `TypeError` for a tool that this kind of agent cannot run."""
+
+    def _executor(self) -> ToolCalls:
+        """What runs the tools of a run that is begun here."""
+        return evolve(self._tool_calls, loop=Loop()) if self._has_tasks else self._tool_calls
+
+    def _going_on(self, conversation: Conversation | None) -> UserMessageAdded | None:
+        """The message that asks the model to go on by itself, if one is needed.
+
+        Raises:
+            ValueError: nothing has been said yet.
+        """
+        before = self.conversation if conversation is None else conversation
+        if before.head is None:
+            raise ValueError("nothing has been said yet that the model could go on from")
+        message = continue_(before)
+        if message is None:
+            return None
+        return UserMessageAdded(
+            message.id, message.parts, parent_id=message.parent_id, synthetic=True, at=self._now()
+        )
+
+    def _begin(
+        self,
+        run_id: str,
+        message: UserMessageAdded | None,
+        token: CancelToken | None,
+        conversation: Conversation | None,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+    ) -> Run:
+        own = conversation is None
+        if own and self._claim.setdefault(0, run_id) != run_id:
+            raise Busy("the agent is running: wait for the run or stop it, or pass a conversation of its own")
+        run = Run(
+            self._state if conversation is None else State(conversation),
+            run_id,
+            user_message=message,
+            token=CancelToken.never() if token is None else token,
+            max_turns=self._max_turns,
+            sink=sink if sink is not None or not own else self._sink,
+            subscribers=subscribers,
+            now=self._now,
+            settled=self._settled,
+        )
+        if own:
+            self._run = run
+        return run
+
+    def _thread(
+        self,
+        message: UserMessageAdded | None,
+        token: CancelToken | None,
+        conversation: Conversation | None,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+        reader: Feed | Pipe,
+        context: Context,
+    ) -> RunThread:
+        """Begin a run and have it driven in a thread.
+
+        Args:
+            message: what is to be answered.
+            token: stops it.
+            conversation: where; None for the agent's own.
+            sink: has every entry first.
+            subscribers: have every entry, in the thread.
+            reader: has every entry last.
+            context: the context variables of the run and its tools.
+        """
+        run_id = new_id()
+        executor = self._executor()
+        run: Run | None = None
+        try:
+            run = self._begin(run_id, message, token, conversation, sink, (*subscribers, reader))
+            thread = RunThread(run, partial(self._driven, run, executor), context, reader.end)
+            thread.start()
+        except BaseException as error:
+            self._give_up(run_id, run, error)
+            raise
+        return thread
+
+    def _driven(self, run: Run, executor: ToolCalls) -> RunResult:
+        """Drive a run to its end, whatever happens."""
+        try:
+            return complete(run, self._model, executor)
+        except BaseException as error:
+            self._give_up(run.run_id, run, error)
+            raise
+
+    def _give_up(self, run_id: str, run: Run | None, error: BaseException) -> None:
+        """End the run if an exception has kept it from ending itself: no Ctrl-C makes the agent busy for ever.
+
+        Args:
+            run_id: the run.
+            run: it, as far as the caller has it.
+            error: the exception.
+        """
+        if run is None and self._claim.get(0) == run_id:
+            run = self._run
+            if run is None:
+                self._claim.pop(0)
+        if run is not None:
+            run.interrupt(error)
+            run.close(error)
+
+    def _settled(self, run: Run) -> None:
+        """The run has ended. May be interrupted and called again."""
+        if self._claim.get(0) == run.run_id:
+            self._last_result = run.result()
+            self._state = run.state
+            self._run = None  # after the state, so that whoever reads in between sees one of the two
+            self._claim.pop(0)
+
+
+def sub_agent_answer(result: RunResult) -> str:
+    """What an agent that was called as a tool tells its caller (S11).
+
+    Raises:
+        Exception: why it failed.
+    """
+    if result.error is not None and result.stop is None:
+        raise result.error
+    if result.stop is None:
+        return result.text
+    why = f": {result.stop.message}" if result.stop.message else ""
+    said = f" It had said: {result.text}" if result.text else " It had said nothing."
+    return f"The agent was stopped before it had finished ({result.stop.reason}{why}).{said}"
+
+
+def _by_name(tools: Iterable[Tool[..., object] | Callable[..., object]]) -> dict[str, Tool[..., object]]:
+    by_name: dict[str, Tool[..., object]] = {}
+    for given in tools:
+        made = given if isinstance(given, Tool) else tool(given)
+        if made.name in by_name:
+            raise ValueError(f"two tools have the name {made.name!r}")
+        by_name[made.name] = made
+    return by_name

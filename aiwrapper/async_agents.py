@@ -1,0 +1,180 @@
+"""The agent for tasks of trio and asyncio: `ChatAgent` with the same names, awaited.
+
+    agent = AsyncChatAgent(Lang.openai(model="...", api_key="..."), tools=[read_page])
+    result = await agent.run("Compare these two pages", token=token)     # token.cancel() from anywhere stops it
+
+A stop by the token is a result and never an exception. The runtime's own cancellation (a scope, a timeout, a
+`task.cancel()`) ends the run as stopped with the reason `runtime` and goes on as what it is; what was said is kept.
+`async def` tools run as tasks of the loop, `def` tools in threads, those of one turn side by side.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from aiwrapper._agent import Agent, sub_agent_answer
+from aiwrapper._core.conversation import Conversation
+from aiwrapper._core.log import Sink, UserMessageAdded
+from aiwrapper._core.tools import Tool, tool
+from aiwrapper._feed import Feed, Pipe
+from aiwrapper._run import Run, RunResult
+from aiwrapper.drivers._run_thread import RunThread
+from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle, in_a_thread, stopped_by
+from aiwrapper.model_spec import Said, new_id, user_message
+from cancel_token import CancelToken
+from cancel_token.aio import thread_context
+
+
+class AsyncChatAgent(Agent):
+    """An agent for tasks of trio and asyncio; what it is made of is said by `Agent`.
+
+    It belongs to no loop: each run belongs to the one it was begun in. Sinks and subscribers are told in the run's
+    thread; who wants the entries in the loop iterates `stream` or a handle.
+    """
+
+    async def run(
+        self,
+        said: Said,
+        *,
+        token: CancelToken | None = None,
+        conversation: Conversation | None = None,
+        sink: Sink | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult:
+        """Say something and wait until the model has answered, its tools have run, or it was stopped.
+
+        Args:
+            said: what the user says.
+            token: stops it, from anywhere. None: only the runtime does.
+            conversation: answer in this conversation instead of the agent's own, which stays as it is; the result
+                has what came of it. The agent's sink is not used then.
+            sink: has every entry of this run, instead of the agent's.
+            subscribers: told of every entry of this run. One that raises is told nothing more, and the run goes on.
+
+        Returns:
+            What became of it: completed, stopped or failed.
+
+        Raises:
+            Busy: the agent's own conversation is being run.
+            ValueError: there is nothing in what the user says.
+            BaseException: what the runtime raises in a task that it cancels, with the run settled and nothing left of
+                it. On asyncio also if the run was completed at the same moment; `last_result` says so.
+        """
+        return await self._complete(user_message(said), token, conversation, sink, subscribers)
+
+    def stream(
+        self,
+        said: Said,
+        *,
+        token: CancelToken | None = None,
+        conversation: Conversation | None = None,
+        sink: Sink | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> AsyncEntries:
+        """Like `run`, and watch the log grow: `async for entry in agent.stream(...)`. The terminal entry is the last.
+
+        Taking the first entry begins the run. It is never far ahead of who reads it: if that is slow, the model's
+        host is made to wait. A stop ends it at once all the same. Leaving the iteration early stops the run with the
+        reason `closed`; wrap it in `contextlib.aclosing` to know when nothing of it is left.
+
+        Args:
+            said: as for `run`.
+            token: as for `run`.
+            conversation: as for `run`.
+            sink: as for `run`.
+            subscribers: as for `run`.
+
+        Raises:
+            Busy: on taking the first entry: the agent's own conversation is being run.
+            ValueError: there is nothing in what the user says.
+        """
+        message, told = user_message(said), tuple(subscribers)
+
+        def begin(own: CancelToken, pipe: Pipe) -> RunThread:
+            return self._thread(message, own, conversation, sink, told, pipe, thread_context())
+
+        return AsyncEntries(begin, CancelToken.never() if token is None else token)
+
+    async def continue_(
+        self,
+        *,
+        token: CancelToken | None = None,
+        conversation: Conversation | None = None,
+        sink: Sink | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult:
+        """Let the model go on by itself, for instance after a stop.
+
+        After the user's message or tool results it simply answers. After an answer, a `synthetic` message of the
+        user's asks it to go on. The arguments, the result and the errors are those of `run`.
+
+        Raises:
+            Busy: the agent's own conversation is being run.
+            ValueError: nothing has been said yet.
+        """
+        return await self._complete(self._going_on(conversation), token, conversation, sink, subscribers)
+
+    def start(
+        self,
+        said: Said,
+        *,
+        token: CancelToken | None = None,
+        conversation: Conversation | None = None,
+        sink: Sink | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> AsyncRunHandle:
+        """Say something and go on at once, with the run in the hand: to watch it, to stop it, to wait for it.
+
+        Not awaited: when it returns, the run has begun. The arguments are those of `run`.
+
+        Raises:
+            Busy: the agent's own conversation is being run.
+            ValueError: there is nothing in what the user says.
+            RuntimeError: the system has no thread left; or there are `async def` tools and this is no task.
+        """
+        feed = Feed()
+        message = user_message(said)
+        thread = self._thread(message, token, conversation, sink, subscribers, feed, thread_context())
+        return AsyncRunHandle(thread, feed)
+
+    def as_tool(
+        self, name: str, description: str, *, started: Callable[[AsyncRunHandle], object] | None = None
+    ) -> Tool[..., object]:
+        """Offer this agent to another `AsyncChatAgent` as a tool, which is given a message and returns the answer.
+
+        Each call is a run in a new conversation, under a child of the caller's token: stopping the caller stops it.
+        Stopping it alone (by its handle) gives the caller a result that says so, and the caller goes on (S11).
+
+        Args:
+            name: what the other agent's model calls it.
+            description: what that model reads about it: what this agent is good for.
+            started: told of each run.
+        """
+
+        async def ask(message: str, *, token: CancelToken) -> str:
+            async with self.start(message, token=token, conversation=Conversation()) as run:
+                if started is not None:
+                    started(run)
+                result = await run.wait()
+            token.check()
+            return sub_agent_answer(result)
+
+        return tool(name=name, description=description)(ask)
+
+    async def _complete(
+        self,
+        message: UserMessageAdded | None,
+        token: CancelToken | None,
+        conversation: Conversation | None,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+    ) -> RunResult:
+        run_id = new_id()
+        executor = self._executor()
+        run: Run | None = None
+        with (CancelToken.never() if token is None else token).child() as own:
+            try:
+                run = self._begin(run_id, message, own, conversation, sink, subscribers)
+                return await in_a_thread(partial(self._driven, run, executor), own, stopped_by)
+            except BaseException as error:
+                self._give_up(run_id, run, error)
+                raise

@@ -1,0 +1,206 @@
+"""Runs for tasks of trio and asyncio.
+
+There is one loop that obeys the step machine, and it blocks (`threads.py`): a run has a thread, in which it works, is
+written down and ends, exactly as in code that blocks. What a task does is to wait for that thread, to take the
+entries that it hands over, and to stop it when the runtime cancels the task. `async def` tools run in the event loop.
+
+So an event loop does nothing for a run that nobody watches but to be woken at its end, and a slow disk, a slow parser
+or a deaf tool holds up no other task.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from aiwrapper._core.log import Entry
+from aiwrapper._feed import Feed, FeedReader, Pipe, Reader
+from aiwrapper._run import RunResult
+from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
+from cancel_token import CancelKind, CancelReason, CancelToken
+from cancel_token.aio import run_sync, wait_cancelled
+
+T = TypeVar("T")
+
+ENTRIES_BETWEEN_CHECKPOINTS: Final = 64
+"""How many entries that are there already a task may take in a row. Chosen by hand: some 100 us of work."""
+
+
+def stopped_by(result: RunResult) -> str | None:
+    """Who stopped a run, None if nobody did."""
+    return None if result.stop is None else result.stop.reason
+
+
+async def in_a_thread(work: Callable[[], T], own: CancelToken, stopped_by: Callable[[T], str | None]) -> T:
+    """Do what blocks and makes a result of its own stop, in a thread, and wait for it.
+
+    Args:
+        work: works under `own`.
+        own: nobody else's; cancelled with kind `runtime` when the runtime cancels the task.
+        stopped_by: the kind of the reason for which a result says that the work was stopped.
+
+    Returns:
+        What the work has made; also of a stop by the token.
+
+    Raises:
+        BaseException: what the runtime raises in a task that it cancels, when the work was stopped by that and nothing
+            of it is left.
+    """
+    return await run_sync(_work, work, own, stopped_by, token=CancelToken.never())
+
+
+def _work(
+    work: Callable[[], T], own: CancelToken, stopped_by: Callable[[T], str | None], *, token: CancelToken
+) -> T:
+    """In the thread. `token` is cancelled by the runtime alone."""
+    with token.on_cancel(own.cancel_and_report, CancelReason("runtime", "the task was cancelled")):
+        result = work()
+    if stopped_by(result) == "runtime":
+        token.check()
+    return result
+
+
+class AsyncRunHandle(StartedRun):
+    """A run that goes on by itself in a thread, to be watched, stopped and waited for from tasks and threads.
+
+        run = agent.start("Compare these two pages")
+        async for entry in run: ...
+        result = await run.wait()
+
+    It outlives the task that has started it. Where it shall not, use it as a context manager: it is stopped and
+    waited for when the block is left, `async with agent.start(...) as run: ...`.
+    """
+
+    def __init__(self, thread: RunThread, feed: Feed) -> None:
+        super().__init__(thread)
+        self._feed = feed
+
+    async def wait(self) -> RunResult:
+        """Wait until the run has ended and nothing of it is left. A task that is cancelled meanwhile stops waiting.
+
+        Returns:
+            What became of it; the same each time.
+
+        Raises:
+            BaseException: what came through the run that was no failure of it, such as SystemExit of a subscriber.
+        """
+        await wait_cancelled(self._thread.over)
+        return self._thread.result()
+
+    def __aiter__(self) -> AsyncIterator[Entry]:
+        """The run's log from its beginning, as it grows; the terminal entry is the last.
+
+        Any number of tasks may iterate at once, each at its own speed: none of them holds up the run, a stop, or
+        another. Whoever has the terminal entry may start the next run. Leaving the iteration early leaves the run
+        alone.
+        """
+        return _Entries(FeedReader(self._feed))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        cancelled = isinstance(error, anyio.get_cancelled_exc_class())
+        self.stop(CancelReason("signal" if interrupted else "runtime" if cancelled else "closed", BLOCK_LEFT))
+        await _wait_through(self._thread.over)
+
+
+class AsyncEntries(AsyncIterator[Entry]):
+    """A run and its log as it grows: what `AsyncChatAgent.stream` gives. Taking the first entry begins the run.
+
+    Leaving the iteration early stops the run with the reason `closed`. `await entries.aclose()`, and so
+    `contextlib.aclosing`, also waits until nothing of it is left.
+
+    Args:
+        begin: begins the run: given its token and its only reader, who is told last.
+        token: the caller's.
+    """
+
+    def __init__(self, begin: Callable[[CancelToken, Pipe], RunThread], token: CancelToken) -> None:
+        self._begin = begin
+        self._token = token
+        self._run: tuple[RunThread, CancelToken] | None = None
+        self._entries: _Entries | None = None
+        self._closed = False
+
+    async def __anext__(self) -> Entry:
+        if self._closed:
+            raise StopAsyncIteration
+        if self._entries is None:
+            own = self._token.child()
+            pipe = Pipe(own)
+            self._run = self._begin(own, pipe), own
+            self._entries = _Entries(pipe)
+        try:
+            return await self._entries.__anext__()
+        except StopAsyncIteration:
+            await self.aclose()
+            raise
+        except BaseException as error:
+            kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
+            await self._close(CancelReason(kind, "the task that read the stream was cancelled"))
+            raise
+
+    async def aclose(self) -> None:
+        """Stop the run if it has not ended, and wait until nothing of it is left.
+
+        Raises:
+            BaseException: what came through the run that was no failure of it.
+        """
+        await self._close(CancelReason("closed", STREAM_CLOSED))
+
+    async def _close(self, reason: CancelReason) -> None:
+        self._closed = True
+        if self._run is None:
+            return
+        thread, own = self._run
+        if not thread.over.cancelled:
+            own.cancel_soon(reason)
+            await _wait_through(thread.over)
+        own.close()
+        thread.result()
+
+    def __del__(self) -> None:
+        if self._run is not None and not self._closed:
+            self._run[1].cancel_and_report(CancelReason("closed", STREAM_CLOSED))
+
+
+class _Entries(AsyncIterator[Entry]):
+    """The entries that a reader is given, awaited."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._in_a_row = 0
+
+    async def __anext__(self) -> Entry:
+        reader = self._reader
+        if self._in_a_row == ENTRIES_BETWEEN_CHECKPOINTS:
+            self._in_a_row = 0
+            await anyio.lowlevel.checkpoint()  # before one is taken, so that none is lost
+        while True:
+            ended = reader.ended  # before looking: what is there afterwards is all
+            entry = reader.take()
+            if entry is not None:
+                self._in_a_row += 1
+                return entry
+            if ended:
+                raise StopAsyncIteration
+            sleeper = reader.sleep()
+            if sleeper is not None:
+                self._in_a_row = 0
+                try:
+                    await wait_cancelled(sleeper)
+                finally:
+                    reader.forget(sleeper)
+
+
+async def _wait_through(over: CancelToken) -> None:
+    """Wait for a run that has been stopped, whatever the runtime wants of the task meanwhile."""
+    if not over.cancelled:
+        with anyio.CancelScope(shield=True):
+            await run_sync(over.wait)
