@@ -25,7 +25,7 @@ def record_origins() -> Iterator[None]:
         recording.remove(switch)
 
 
-def note(made: Any) -> None:
+def note_origin(made: Any) -> None:
     """Write down the first line outside this package that led here."""
     package = os.path.dirname(__file__)
     frame = sys._getframe(1)
@@ -34,6 +34,6 @@ def note(made: Any) -> None:
     made._where = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
 
 
-def known(things: Iterable[Any]) -> tuple[str, ...]:
+def known_origins(things: Iterable[Any]) -> tuple[str, ...]:
     """The origins of those that have one."""
     return tuple(thing._where for thing in things if hasattr(thing, "_where"))

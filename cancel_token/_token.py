@@ -22,19 +22,21 @@ from weakref import ref
 
 import attrs
 
-from cancel_token import _origins
 from cancel_token._cancellation import (
     MAX_LATER_REASONS,
     Cancellation,
+    Claim,
     Running,
     Waker,
     cancel_all,
     derive,
+    reason_of,
     thread_state,
     wake,
 )
 from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
-from cancel_token._errors import Cancelled, CancelReason, trusted_reason
+from cancel_token._errors import Cancelled, CancelReason
+from cancel_token._origins import known_origins, note_origin, recording
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -135,12 +137,12 @@ class CancelToken:
     __slots__ = (
         "__weakref__",
         "_children",
+        "_claims",
         "_clock",
         "_deadline",
         "_held",
         "_links",
         "_open",
-        "_reasons",
         "_running",
         "_settled",
         "_where",
@@ -160,7 +162,7 @@ class CancelToken:
     _children: dict[_Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
     _held: dict[object, Callable[[], object] | None]  # registrations; who waits; pinned children
     _links: tuple[_Link, ...]  # one to each parent; they stay after close(), for move_on_cancel
-    _reasons: list[CancelReason]  # the first has won
+    _claims: list[Claim]  # the first has won
     _deadline: float | None  # our own; only ever moves nearer
     _running: Running | None  # set while callbacks of this token are taken and run
     _settled: bool  # a walk that began here has ended: every descendant is marked
@@ -175,7 +177,7 @@ class CancelToken:
         self._clock = clock
         self._children = {}
         self._held = {}
-        self._reasons = []
+        self._claims = []
         self._links = ()
         self._deadline = self._running = None
         self._settled = False
@@ -234,12 +236,12 @@ class CancelToken:
         link = _Link(self, _unlink)
         link.parent = parent
         self._links += (link,)
-        if _origins.recording:
-            _origins.note(self)
+        if recording:
+            note_origin(self)
         parent._children[link] = None
         if parent.cancelled:  # published, so look again: the walk may have passed before it could see us
-            if not self._reasons:
-                self._reasons.append(derive(parent._reasons[0]))
+            if not self._claims:
+                self._claims.append(derive(reason_of(parent._claims[0])))
             self.cancelled = True  # type: ignore[misc]  # read-only for users
 
     # Asking
@@ -247,13 +249,13 @@ class CancelToken:
     @property
     def reason(self) -> CancelReason | None:
         """Why it was cancelled, None while it is not. The first reason wins; see `later_reasons`."""
-        return self._reasons[0] if self._reasons else None
+        return reason_of(self._claims[0]) if self._claims else None
 
     @property
     def later_reasons(self) -> tuple[CancelReason, ...]:
         """The reasons that came too late, oldest first, at most eight."""
         # Not all of them: a call that was interrupted before its append may have added one too many.
-        return tuple(self._reasons[1 : 1 + MAX_LATER_REASONS])
+        return tuple(map(reason_of, self._claims[1 : 1 + MAX_LATER_REASONS]))
 
     @property
     def clock(self) -> Clock:
@@ -325,16 +327,16 @@ class CancelToken:
                 run, too; what other callbacks raised is its `__cause__`.
         """
         try:  # nothing stands before it, so that an interruption finds us inside
-            origin = self._origin(reason)
+            claim = self._claim(reason)
             # The short way, for a token on which nothing but threads and tasks hangs: it makes the same moves as a
             # Cancellation in the same order, so that one can take over after each of them.
-            reasons = self._reasons
-            if not reasons:
-                reasons.append(origin)
+            claims = self._claims
+            if not claims:
+                claims.append(claim)
             self.cancelled = True  # type: ignore[misc]  # read-only for users
-            if reasons[0] is origin and not self._children:  # else there is a tree to be marked first (T-S1)
+            if claims[0] is claim and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
-                for key in list(self._held):
+                for key in [*self._held]:
                     if type(key) is LockType or isinstance(key, Waker):
                         wake(key)  # a call, since an interruption at a nested `try:` would escape ours
                     else:
@@ -342,7 +344,7 @@ class CancelToken:
                 self._settled = True
                 if not others:
                     return True
-            cancellation = Cancellation(self, origin)
+            cancellation = Cancellation(self, claim)
             cancellation.flag()
             if cancellation.to_run:
                 cancellation.run()
@@ -351,10 +353,10 @@ class CancelToken:
                 cancellation  # noqa: B018
             except UnboundLocalError:  # interrupted before it was there
                 try:
-                    origin  # noqa: B018
+                    claim  # noqa: B018
                 except UnboundLocalError:  # a bad reason is raised once more
-                    origin = self._origin(reason)
-                cancellation = Cancellation(self, origin)
+                    claim = self._claim(reason)
+                cancellation = Cancellation(self, claim)
             cancellation.flag()
             cancellation.run()
             self._unpin_lineage()  # the way up may have been interrupted, too
@@ -481,8 +483,8 @@ class CancelToken:
         registration._token = self
         held = self._held
         held[registration] = partial(fn, *args) if args else fn
-        if _origins.recording:
-            _origins.note(registration)
+        if recording:
+            note_origin(registration)
         if self._links:
             self._pin()
         if self.cancelled:  # published, so look again, and take back: whoever takes it runs it (T-S4)
@@ -496,7 +498,7 @@ class CancelToken:
         """Run a callback that came after the decision, but not before the whole tree is flagged (T-S1)."""
         for token in list(self._lineage()):
             if token.cancelled and not token._settled:
-                Cancellation(token, token._reasons[0]).help_mark()
+                Cancellation(token, token._claims[0]).help_mark()
         depth = thread_state.callback_depth
         thread_state.callback_depth = depth + 1
         try:
@@ -589,7 +591,7 @@ class CancelToken:
             children=len(self._children),
             registrations=len(registrations),
             waiting=len(keys) - len(registrations) - sum(isinstance(key, CancelToken) for key in keys),
-            origins=_origins.known([*registrations, *children]),
+            origins=known_origins([*registrations, *children]),
         )
 
     def __repr__(self) -> str:
@@ -610,12 +612,12 @@ class CancelToken:
         return (self._clock or SYSTEM_CLOCK).now()
 
     def _cancellation(self, reason: object) -> Cancellation:
-        return Cancellation(self, self._origin(reason))
+        return Cancellation(self, self._claim(reason))
 
-    def _origin(self, reason: object) -> CancelReason:
-        """Make a reason of what a caller gave: always an object of its own, whose identity says which call won."""
+    def _claim(self, reason: object) -> Claim:
+        """Make a claim of what a caller gave."""
         if isinstance(reason, str):
-            return trusted_reason("user", reason, (self._clock or SYSTEM_CLOCK).now())
+            return reason, (self._clock or SYSTEM_CLOCK).now(), []
         if isinstance(reason, CancelReason):
             return attrs.evolve(reason, at=self._now() if reason.at is None else reason.at)
         # "from None", since cancel() asks twice: after an interruption it can't know what has come before it.
@@ -683,7 +685,7 @@ class _Never(CancelToken):
 
     __slots__ = ()
 
-    def _origin(self, reason: object) -> NoReturn:
+    def _claim(self, reason: object) -> NoReturn:
         raise RuntimeError("CancelToken.never() cannot be cancelled: make a token of your own") from None
 
     def cancel_after(self, seconds: float) -> NoReturn:

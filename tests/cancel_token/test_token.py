@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cancel_token import Cancelled, CancelReason, CancelToken, Registration, record_origins
+from cancel_token._cancellation import reason_of
 from cancel_token.testing import ManualClock
 
 
@@ -609,6 +610,19 @@ def test_t_s9_a_child_says_parent_and_links_the_reason_that_began_it() -> None:
         assert token.reason.cause is root.reason
 
 
+def test_t_s9_a_reason_is_the_same_object_each_time() -> None:
+    token = CancelToken()
+    token.cancel("first")
+    token.cancel("later")
+    child = token.child()
+
+    assert token.reason is not None
+    assert token.reason is token.reason
+    assert token.later_reasons[0] is token.later_reasons[0]
+    assert child.reason is not None
+    assert token.reason is child.reason.cause
+
+
 def test_t_s9_a_child_cancelled_before_keeps_its_own_reason() -> None:
     root = CancelToken()
     child = root.child()
@@ -654,9 +668,9 @@ def test_t_s10_a_losing_cancel_does_not_stop_at_a_walk_that_has_not_ended() -> N
     ran: list[int] = []
     grandchild.on_cancel(ran.append, 1)
     winner = root._cancellation("first")
-    root._reasons.append(winner.origin)
+    root._claims.append(winner.claim)
     root.cancelled = child.cancelled = True  # type: ignore[misc]  # read-only for users
-    child._reasons.append(CancelReason("parent", cause=winner.origin))
+    child._claims.append(CancelReason("parent", cause=reason_of(winner.claim)))
 
     assert not root.cancel("second")
     assert grandchild.cancelled
@@ -671,9 +685,9 @@ def test_t_s4_a_late_callback_waits_for_the_flags_of_the_whole_tree() -> None:
     root = CancelToken()
     child, sibling = root.child(), root.child()
     winner = root._cancellation("first")
-    root._reasons.append(winner.origin)
+    root._claims.append(winner.claim)
     root.cancelled = child.cancelled = True  # type: ignore[misc]  # read-only for users
-    child._reasons.append(CancelReason("parent", cause=winner.origin))
+    child._claims.append(CancelReason("parent", cause=reason_of(winner.claim)))
     seen: list[bool] = []
 
     child.on_cancel(lambda: seen.append(sibling.cancelled))
