@@ -223,6 +223,9 @@ class Cancellation:
             running = self.running
             if running is None:
                 running = self.running = Running()
+            running.process_id = (
+                os.getpid()
+            )  # the service thread of a forked child goes on with what it finds
             while self.to_run:
                 token = self.to_run[-1]  # inner tokens stand behind outer ones
                 token._running = running  # before anything is taken, so that close() knows whom to wait for

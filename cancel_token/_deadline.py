@@ -1,10 +1,14 @@
 """Deadlines, and the thread that keeps them (T-S12).
 
 One daemon thread for the whole process, started by the first deadline or `cancel_soon()`. It is told everything
-through a `queue.SimpleQueue`, whose `put` is one call into C and may be interrupted by itself: a Condition would
-deadlock in a signal handler. Only that thread touches the heap. The heap holds tokens weakly and entries are
-never removed from its middle: a token that was cancelled, closed or dropped leaves a dead entry, and when
-half of the heap may be dead, it is rebuilt.
+through a deque, and rung for with a `queue.SimpleQueue`, whose `put` is one call into C and may be interrupted by
+itself: a Condition would deadlock in a signal handler. Only that thread touches the heap. The heap holds tokens weakly
+and entries are never removed from its middle: a token that was cancelled, closed or dropped leaves a dead entry, and
+when half of the heap may be dead, it is rebuilt.
+
+Another thread may fork between any two bytecodes of this one (T-S18). So a letter leaves the deque only when it has
+been served, and an entry stays in the heap until its token is cancelled: the child finds each in one place or in both,
+and serving twice is as good as serving once.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import queue
 import threading
 import time
 from _thread import LockType
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
 from weakref import ref
 
 from cancel_token._cancellation import Cancellation, cancel_all
@@ -69,14 +74,22 @@ class Deadlines:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
+    def due(self, now: float) -> list[CancelToken]:
+        """The tokens whose time has come, earliest first, each once; they stay in until they are cancelled."""
+        entries, places = [], [0]
+        while places:
+            place = places.pop()
+            if place < len(self._heap) and self._heap[place][0] <= now:
+                entries.append(self._heap[place])
+                places += (2 * place + 1, 2 * place + 2)
+        tokens = [entry[2]() for entry in sorted(entries) if _is_alive(entry)]
+        return list(dict.fromkeys(token for token in tokens if token is not None))
+
     def pop_due(self, now: float) -> list[CancelToken]:
         """Take out the tokens whose time has come."""
-        due = []
+        due = self.due(now)
         while self._heap and self._heap[0][0] <= now:
-            entry = heapq.heappop(self._heap)
-            token = entry[2]()
-            if token is not None and _is_alive(entry):
-                due.append(token)
+            heapq.heappop(self._heap)
         return due
 
 
@@ -88,29 +101,33 @@ def _is_alive(entry: tuple[float, int, ref[CancelToken]]) -> bool:
     return deadline is not None and entry[0] <= deadline  # later ones were overtaken
 
 
-def expire(tokens: list[CancelToken], now: float) -> None:
-    """Cancel tokens whose time has come: all flags, then all callbacks, whose errors are reported."""
-    cancel_all([Cancellation(token, CancelReason("deadline", "time is up", at=now)) for token in tokens])
+def expirations(tokens: list[CancelToken], now: float) -> list[Cancellation]:
+    """What is to be done, all at once, with tokens whose time has come."""
+    return [Cancellation(token, CancelReason("deadline", "time is up", at=now)) for token in tokens]
 
 
-Letter = tuple[float, "ref[CancelToken]"] | Cancellation
+Letter = tuple[float, "ref[CancelToken]"] | list[Cancellation]
 
 
 class _Service:
-    """The thread's mailbox."""
+    """The thread and its letters."""
 
     def __init__(self) -> None:
-        self._mail: queue.SimpleQueue[Letter] = queue.SimpleQueue()
+        self._letters: deque[Letter] = deque()
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._deadlines = Deadlines()
         self._threads: list[int] = []  # the first has the office
         self._hooked = False
 
     def schedule(self, when: float, token: CancelToken) -> None:
-        self._mail.put((when, ref(token)))
-        self._ensure_thread()
+        self._post((when, ref(token)))
 
     def run_soon(self, cancellation: Cancellation) -> None:
-        self._mail.put(cancellation)
+        self._post([cancellation])
+
+    def _post(self, letter: Letter) -> None:
+        self._letters.append(letter)
+        self._bell.put(None)
         self._ensure_thread()
 
     def _ensure_thread(self) -> None:
@@ -124,15 +141,13 @@ class _Service:
 
     def _after_fork(self) -> None:
         """The thread did not come along: serve what it had, from a thread of our own (T-S18)."""
-        old = self._mail
-        self._mail = queue.SimpleQueue()  # the old one remembers a reader that is no more
+        letters = list(self._letters)
+        if _thread.get_ident() in self._threads:  # a callback forked: the letter it belongs to is served here
+            del letters[:1]
+        self._letters = deque(letters)
+        self._bell = queue.SimpleQueue()  # the old one remembers a reader that is no more
         self._threads = []
-        while True:
-            try:
-                self._mail.put(old.get_nowait())
-            except queue.Empty:
-                break
-        if len(self._deadlines) or not self._mail.empty():
+        if letters or len(self._deadlines):
             self._ensure_thread()
 
     def _serve(self) -> None:
@@ -141,27 +156,37 @@ class _Service:
         try:
             if self._threads[0] == me:
                 threading.current_thread().name = "cancel_token service"
-                self._keep_time(self._mail, self._deadlines)
+                letters = self._letters
+                while letters is self._letters:  # until a callback has forked, in the child
+                    self._serve_next(letters)
         finally:
-            self._threads.remove(me)
+            if me in self._threads:
+                self._threads.remove(me)
 
-    @staticmethod
-    def _keep_time(mail: queue.SimpleQueue[Letter], deadlines: Deadlines) -> NoReturn:
-        while True:
-            when = deadlines.next_time()
+    def _serve_next(self, letters: deque[Letter]) -> None:
+        """Wait for a letter or for the next deadline, and serve what is there."""
+        when = self._deadlines.next_time()
+        if not letters:
             seconds = None if when is None else min(max(0.0, when - time.monotonic()), MAX_WAIT_SECONDS)
             try:
-                letter = mail.get(timeout=seconds)
+                self._bell.get(timeout=seconds)  # it may have been rung for a letter that is served already
             except queue.Empty:
                 pass
-            else:
-                if isinstance(letter, Cancellation):
-                    cancel_all([letter])
-                else:
-                    deadlines.add(*letter)
-                del letter  # or it would keep a token alive until the next one comes
-            now = time.monotonic()
-            expire(deadlines.pop_due(now), now)
+        if letters:
+            self._serve_first(letters)
+        now = time.monotonic()
+        due = self._deadlines.due(now)
+        if due:
+            letters.appendleft(expirations(due, now))
+            self._serve_first(letters)
+
+    def _serve_first(self, letters: deque[Letter]) -> None:
+        letter = letters[0]
+        if isinstance(letter, tuple):
+            self._deadlines.add(*letter)
+        else:
+            cancel_all(letter)
+        letters.popleft()
 
 
 service = _Service()

@@ -430,13 +430,20 @@ class CancelToken:
             raise ValueError(f"seconds must be a number, not {seconds!r}")
         if seconds == math.inf or self.cancelled:
             return
-        if seconds <= 0:
-            self._deadline = self._now()
-            self.cancel_and_report(CancelReason("deadline", "no time was left"))
+        when = self._now() + max(seconds, 0)
+        if seconds > 0 and self._deadline is not None and self._deadline <= when:
             return
-        when = self._now() + seconds
-        if self._deadline is None or when < self._deadline:
-            self._deadline = when
+        try:
+            self._expire_at(when, at_once=seconds <= 0)
+        except BaseException:  # the interruption may have come between the two; twice is as good as once
+            self._expire_at(when, at_once=seconds <= 0)
+            raise
+
+    def _expire_at(self, when: float, *, at_once: bool) -> None:
+        self._deadline = when
+        if at_once:
+            self.cancel_and_report(CancelReason("deadline", "no time was left"))
+        else:
             (self._clock or SYSTEM_CLOCK).schedule(self, when)
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from _thread import LockType
 from typing import TYPE_CHECKING
 from weakref import ref
 
-from cancel_token._cancellation import wake
-from cancel_token._deadline import Deadlines, expire
+from cancel_token._cancellation import cancel_all, wake
+from cancel_token._deadline import Deadlines, expirations
 
 if TYPE_CHECKING:
     from cancel_token._token import CancelToken
@@ -50,7 +50,7 @@ class ManualClock:
             now = self._now
             due = self._deadlines.pop_due(now)
             sleepers = [lock for lock, until in self._sleepers.items() if until <= now]
-        expire(due, now)
+        cancel_all(expirations(due, now))
         for lock in sleepers:
             wake(lock)
 

@@ -3,8 +3,11 @@
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
+
+from tests.cancel_token.cases import count
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 
@@ -79,6 +82,18 @@ def test_t_s18_a_deadline_from_before_the_fork_runs_out_in_both_processes() -> N
         print("parent", token.reason)
         """
     )
+
+
+def test_t_s18_a_fork_beside_any_bytecode_of_the_service_thread_loses_nothing(
+    request: pytest.FixtureRequest,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.cancel_token.fork_places"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+    assert ("", 0) == (done.stderr, done.returncode)
+    count(request.config, "token, fork beside every bytecode of the service thread", int(done.stdout))
 
 
 def test_t_s18_without_deadlines_the_child_starts_no_thread_until_it_needs_one() -> None:
