@@ -130,6 +130,14 @@ class _Service:
         self._bell.put(None)
         self._ensure_thread()
 
+    def is_running(self) -> bool:
+        """Has it a thread, or a letter for one?"""
+        return bool(self._threads) or not self._mail.empty()
+
+    def has_deadlines(self) -> bool:
+        """Does it know of a token that it will cancel? What is still in its mail it may not know yet."""
+        return any(map(_is_alive, list(self._deadlines._heap)))
+
     def _ensure_thread(self) -> None:
         if not self._threads:
             if not self._hooked:

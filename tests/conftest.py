@@ -11,8 +11,9 @@ from hypothesis import settings
 settings.register_profile("aiwrapper", deadline=None)
 settings.load_profile("aiwrapper")
 
-# Daemon threads the design allows to outlive a test, by name (docs/cancellation.md says why each exists).
-ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver")
+# Daemon threads that may outlive a test, by name: the design's (docs/cancellation.md says why each exists), and those
+# that trio keeps for ten seconds in case there is something to do for them.
+ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver", "Trio thread ")
 
 
 def pytest_collection_finish() -> None:

@@ -1,12 +1,13 @@
 """What helps to test code that obeys a token: cancel it at every point, on a clock that tests move by hand.
 
-Read `_points.py` first (what a point is), then `_probe.py` (how it is met), `_sync.py` (one attempt), `_explore.py`
-(all of them).
+Read `_points.py` first (what a point is), then `_probe.py` (how it is met), `_trial.py` (one attempt), `_runtime.py`
+(where it runs), `_explore.py` (all of them).
 """
 
 from cancel_token.testing._clock import JumpingClock as JumpingClock
 from cancel_token.testing._clock import ManualClock as ManualClock
 from cancel_token.testing._explore import StaleReplayId as StaleReplayId
+from cancel_token.testing._explore import TrialOptions as TrialOptions
 from cancel_token.testing._explore import explore as explore
 from cancel_token.testing._explore import replay as replay
 from cancel_token.testing._outcomes import After as After
@@ -26,4 +27,5 @@ from cancel_token.testing._report import Failure as Failure
 from cancel_token.testing._report import Report as Report
 from cancel_token.testing._shot import Shot as Shot
 from cancel_token.testing._shot import cancel_at as cancel_at
-from cancel_token.testing._sync import Second as Second
+from cancel_token.testing._trial import Second as Second
+from cancel_token.testing._trial import Who as Who

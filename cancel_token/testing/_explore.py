@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Generic, TypeVar
+from typing import Generic, TypedDict, TypeVar, Unpack
 
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks as _leaks
@@ -31,35 +31,64 @@ from cancel_token.testing._points import (
 )
 from cancel_token.testing._probe import installed
 from cancel_token.testing._report import Report, joined
-from cancel_token.testing._sync import Scenario, Second, Stuck, Trial
+from cancel_token.testing._runtime import Stuck
+from cancel_token.testing._trial import Make, Scenario, Second, Stop, Trial, Who
 
 S = TypeVar("S")
 
+_TOKEN_KINDS: tuple[Kind, ...] = ("check", "arm", "disarm")
+_KINDS: tuple[Kind, ...] = ("before", *_TOKEN_KINDS, "park", "wake", "late")
 AT: Mapping[Backend, tuple[Kind, ...]] = {
-    "sync": ("before", "check", "arm", "disarm", "park", "wake", "late"),
+    "sync": _KINDS,
     "line": ("before", "line", "late"),
+    "trio": _KINDS,
+    "asyncio": _KINDS,
 }
-LEAKS: tuple[_leaks.Resource, ...] = ("threads", "fds", "registrations")
+LEAKS: tuple[_leaks.Resource, ...] = ("threads", "tasks", "fds", "registrations")
 
 Traces = dict[str, list[Mark]]
 
 
+class TrialOptions(TypedDict, Generic[S], total=False):
+    """How each attempt is made: what `explore()` and `replay()` take besides their own arguments.
+
+    Args:
+        stop: How a stop is asked for; by default `token.cancel()`. `"runtime"`: the work's task is cancelled by its
+            loop's own means, a scope around it or `task.cancel()`.
+        second: What the second stop is: the same once more, or `"foreign"`, another. In a loop that is the runtime's
+            cancellation, or the token where the first was the runtime's. In blocking code it is the token that is
+            asked at that point, where it is one that the first stop did not reach.
+        who: Who stops: `"inline"`, whoever comes to the point; `"thread"`, a second thread, while it stands still. The
+            `"line"` backend always takes the second, the runtime's own cancellation always the first.
+        restart: Another operation on the subject, which must work whatever happened before.
+        clock: Makes the token's clock for an attempt; by default the system's, and a `JumpingClock` for
+            deadlines.
+        limits: What an attempt may take.
+        leaks: What must not be left behind.
+        targets: For lines: modules, classes and functions whose files are the code under test; by default
+            those of `run` and of the subject's class.
+    """
+
+    stop: Stop[S]
+    second: Second
+    who: Who
+    restart: Callable[[S], object] | None
+    clock: Callable[[], ManualClock] | None
+    limits: Limits
+    leaks: Sequence[_leaks.Resource]
+    targets: Sequence[Target] | None
+
+
 def explore(
-    make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+    make: Make[S],
     run: Callable[[S, CancelToken], object],
     check: Callable[[S, Outcome], object],
     *,
     backend: Backend | Sequence[Backend] = "sync",
     at: Sequence[Kind] | None = None,
     depth: int = 1,
-    second: Second = "same",
-    stop: Callable[[S, CancelToken], object] | None = None,
-    restart: Callable[[S], object] | None = None,
-    clock: Callable[[], ManualClock] | None = None,
-    limits: Limits | None = None,
     select: Select = "auto",
-    leaks: Sequence[_leaks.Resource] = LEAKS,
-    targets: Sequence[Target] | None = None,
+    **options: Unpack[TrialOptions[S]],
 ) -> Report:
     """Run `run` once undisturbed, then once for each of its points, cancelled there; judge all of it by `check`.
 
@@ -67,32 +96,26 @@ def explore(
     One exploration at a time in a process. What `run` does must not depend on anything but the point of the
     cancel (no clocks, no dice): an attempt that goes another way is UNRESOLVED.
 
+    In a loop all four functions may be `async def`.
+
     Args:
         make: Makes the subject, fresh for every attempt. If that is a context manager it is entered, and
             leaving it is the teardown.
-        run: The work. May return, raise, or start threads.
+        run: The work. May return, raise, or start threads and tasks.
         check: The oracle. Raises AssertionError, best a `Violation`, for what must not be. It sees the subject
             before the teardown; an attempt that hung is a failure without being shown to it.
-        backend: `"sync"`: the work itself calls `cancel()` when it comes to the point, in its thread.
-            `"line"`: a second thread does, while the first is frozen before a line. Or several of them.
+        backend: `"sync"`: blocking code; who comes to the point calls `cancel()`. `"line"`: the same code, but a
+            second thread does, while the first is frozen before a line. `"trio"`, `"asyncio"`: in a loop. Or several.
         at: Kinds of points to cancel at; by default all that the backend has. `"deadline"` tries each of the token's
             points once more with the token's own deadline.
         depth: 2 for a second cancel at each point that is passed after the first, while cleaning up.
-        second: What that is: the same stop again, or `"foreign"`: the token that is asked at that point, where it is
-            one that the first stop did not reach.
-        stop: How a stop is asked for; by default `token.cancel()`.
-        restart: Another operation on the subject, which must work whatever happened before.
-        clock: Makes the token's clock for an attempt; by default the system's, and a `JumpingClock` for
-            deadlines.
-        limits: What an attempt may take.
         select: Which points to try: `"all"`, `"per-site"` (the first three and the last two of each line of
             source, and a sample), or `"auto"`: all of up to 400, else per site.
-        leaks: What must not be left behind.
-        targets: For lines: modules, classes and functions whose files are the code under test; by default
-            those of `run` and of the subject's class.
+        **options: See `TrialOptions`.
 
     Raises:
         ValueError: The arguments do not go together.
+        TypeError: One of the functions waits, and the backend has no loop.
         RuntimeError: An exploration is going on in this process.
     """
     backends: Sequence[Backend] = (backend,) if isinstance(backend, str) else backend
@@ -100,25 +123,14 @@ def explore(
         for kind in at or ():
             if kind not in (*AT[each], *(AT["sync"] if each == "line" else ()), "deadline"):
                 raise ValueError(f"the {each!r} backend has no points of kind {kind!r}")
+        if options.get("stop") == "runtime" and each not in ("trio", "asyncio"):
+            raise ValueError(f"the {each!r} backend has no cancellation of its own")
     if depth not in (1, 2):
         raise ValueError(f"depth must be 1 or 2, not {depth!r}")
-    if "deadline" in (at or ()) and clock is None:
-        clock = JumpingClock
-    scenario = Scenario(
-        make=make,
-        run=run,
-        check=check,
-        stop=stop,
-        restart=restart,
-        second=second,
-        clock=clock,
-        limits=limits or Limits(),
-        leaks=tuple(leaks),
-    )
+    scenario = _scenario(make, run, check, options, timed="deadline" in (at or ()))
     with installed():
         return joined(
-            _Exploration(scenario, each, tuple(at or AT[each]), select, targets).explore(depth)
-            for each in backends
+            _Exploration(scenario, each, tuple(at or AT[each]), select).explore(depth) for each in backends
         )
 
 
@@ -131,60 +143,52 @@ class StaleReplayId(LookupError):
 
 def replay(
     id: str,  # noqa: A002  # it is what everybody calls it
-    make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+    make: Make[S],
     run: Callable[[S, CancelToken], object],
     check: Callable[[S, Outcome], object],
-    *,
-    second: Second = "same",
-    stop: Callable[[S, CancelToken], object] | None = None,
-    restart: Callable[[S], object] | None = None,
-    clock: Callable[[], ManualClock] | None = None,
-    limits: Limits | None = None,
-    leaks: Sequence[_leaks.Resource] = LEAKS,
-    targets: Sequence[Target] | None = None,
+    **options: Unpack[TrialOptions[S]],
 ) -> Report:
     """Make the one attempt that an id from a report names, for instance under a debugger.
 
     Args:
         id: Such as `"ct1:sync:0.24check~9f2c"`.
-        make: These and all others as for `explore()`.
-        run: See there.
-        check: See there.
-        second: See there.
-        stop: See there.
-        restart: See there.
-        clock: See there.
-        limits: See there.
-        leaks: See there.
-        targets: See there.
+        make: As for `explore()`.
+        run: As for `explore()`.
+        check: As for `explore()`.
+        **options: The same as for the exploration; see `TrialOptions`.
 
     Raises:
         ValueError: It is no id.
         StaleReplayId: The code has changed.
+        TypeError: As for `explore()`.
         RuntimeError: An exploration is going on in this process.
     """
     plan = Plan.parse(id)
-    if clock is None and any(point.kind == "deadline" for point in plan.points):
-        clock = JumpingClock
-    scenario = Scenario(
-        make=make,
-        run=run,
-        check=check,
-        stop=stop,
-        restart=restart,
-        second=second,
-        clock=clock,
-        limits=limits or Limits(),
-        leaks=tuple(leaks),
-    )
+    timed = any(point.kind == "deadline" for point in plan.points)
+    scenario = _scenario(make, run, check, options, timed=timed)
     with installed():
-        exploration = _Exploration(scenario, plan.backend, (), "all", targets)
+        exploration = _Exploration(scenario, plan.backend, (), "all")
         with exploration.watching():
             trial = exploration.attempt(plan)
     recording = trial.recording
     if len(recording.fired) < len(plan.points):
         raise StaleReplayId(f"{id}: {recording.diverged or 'its point is not met any more'}; explore again")
     return Report(attempts=tuple(exploration.attempts), planned=1)
+
+
+def _scenario(
+    make: Make[S],
+    run: Callable[[S, CancelToken], object],
+    check: Callable[[S, Outcome], object],
+    options: TrialOptions[S],
+    *,
+    timed: bool,
+) -> Scenario[S]:
+    if timed and options.get("clock") is None:
+        options["clock"] = JumpingClock
+    options.setdefault("leaks", LEAKS)
+    scenario: Scenario[S] = Scenario(make=make, run=run, check=check, **options)
+    return scenario
 
 
 class _Exploration(Generic[S]):
@@ -196,7 +200,6 @@ class _Exploration(Generic[S]):
         backend: Backend,
         at: tuple[Kind, ...],
         how: Select,
-        targets: Sequence[Target] | None,
     ) -> None:
         self.scenario = scenario
         self.backend = backend
@@ -204,8 +207,7 @@ class _Exploration(Generic[S]):
         self.how = how
         self.lines: LineEvents | None = None
         if backend == "line":
-            self.lines = LineEvents((scenario.run,) if targets is None else targets)
-        self.watch_subject = targets is None
+            self.lines = LineEvents((scenario.run,) if scenario.targets is None else scenario.targets)
         self.attempts: list[Attempt] = []
         self.planned = 0
         self.points: Counter[Kind] = Counter()
@@ -217,9 +219,7 @@ class _Exploration(Generic[S]):
     def attempt(self, plan: Plan, expected: Traces | None = None) -> Trial[S]:
         # A cancel may lead to longer ways than the undisturbed one, but not to endlessly longer ones.
         limit = MAX_POINTS if expected is None else 1000 + 10 * sum(map(len, expected.values()))
-        trial = Trial(
-            self.scenario, plan, self.lines, expected, max_points=limit, watch_subject=self.watch_subject
-        )
+        trial = Trial(self.scenario, plan, self.lines, expected, max_points=limit)
         self.attempts.append(trial.perform())
         return trial
 
@@ -252,6 +252,8 @@ class _Exploration(Generic[S]):
                     f"the undisturbed run is another one each time: lane {lane}, {difference}"
                 )
         wanted = set(self.at) - {"before", "late", "deadline"}
+        if self.backend in ("trio", "asyncio") and self.scenario.stop is None:
+            wanted &= set(_TOKEN_KINDS)  # a task waits whether it knows of a token or not
         if wanted and not any(self.points[kind] for kind in wanted):
             kinds = ", ".join(sorted(wanted))
             self.unresolved.append(f"no point of these kinds was met: {kinds}. Was the token handed on?")
@@ -275,7 +277,8 @@ class _Exploration(Generic[S]):
 
     def _seconds(self, recording: Recording, traces: Traces) -> Iterator[tuple[str, Point]]:
         for site, point in self._points(traces, recording.lengths, ("before", "deadline")):
-            if self.scenario.second == "same" or point.ordinal in recording.lanes[point.lane].foreign:
+            anywhere = self.scenario.second == "same" or self.backend in ("trio", "asyncio")
+            if anywhere or point.ordinal in recording.lanes[point.lane].foreign:
                 yield site, point
 
     def _points(

@@ -13,7 +13,7 @@ from cancel_token.testing._points import Point
 
 OutcomeKind = Literal[
     "returned",
-    "cancelled",  # raised Cancelled, of the explored token or one below it
+    "cancelled",  # raised Cancelled, of the explored token or one below it; or what the runtime was told to raise
     "raised",  # anything else, also Cancelled of another token
     "hung",  # did not end within `Limits.seconds`, or passed points without end
 ]
@@ -75,10 +75,12 @@ class After:
     Args:
         points: How often it looked at a cancelled token, by checking it or by starting to wait on it.
         lines: How many lines of the code under test ran; counted by the `"line"` backend only.
+        ticks: How often a task began to wait again; counted by the loops only.
     """
 
     points: int = 0
     lines: int = 0
+    ticks: int = 0
 
 
 @attrs.frozen(kw_only=True)
@@ -88,8 +90,10 @@ class Limits:
     Args:
         points: See `After`.
         lines: See `After`.
+        ticks: See `After`. A clean-up under a shield may wait, too, and does not do so for ever.
         seconds: After so long an attempt counts as hung. Attempts then run in a thread of their own, which costs a
-            little; without it a run that blocks for ever blocks the exploration.
+            little. Without it a run that blocks for ever blocks the exploration; only a loop in which nobody
+            and nothing can wake a task any more is known to hang in no time.
         freeze_seconds: How long the `"line"` backend holds the work at a line while `cancel()` does not return. It may
             only wait for a lock that the work holds for a moment; so then the work goes on.
         cancel_seconds: How long `cancel()` may still take after the end of the work, before that is a failure.
@@ -97,6 +101,7 @@ class Limits:
 
     points: int | None = 3
     lines: int | None = 2000
+    ticks: int | None = 10  # chosen by hand: a clean-up with a handful of waits is no fault
     seconds: float | None = None
     freeze_seconds: float = 1.0  # this and the next: chosen by hand, for busy machines
     cancel_seconds: float = 10.0

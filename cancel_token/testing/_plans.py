@@ -13,7 +13,7 @@ from cancel_token.testing._points import Kind, Point
 
 T = TypeVar("T")
 
-Backend = Literal["sync", "line"]
+Backend = Literal["sync", "line", "trio", "asyncio"]
 Select = Literal["auto", "all", "per-site"]
 
 # Chosen by what was measured on 23 faults: 15 points chosen so found 21 of them, 64 random ones a median of 18.
@@ -30,7 +30,7 @@ class Plan:
     """Where to cancel: at one point, or at a second one while the first stop is cleaned up.
 
     Args:
-        backend: Who cancels: `"sync"` inline, `"line"` a second thread.
+        backend: Where it runs; see `explore()`.
         points: In this order; empty for the undisturbed run.
         fingerprint: Sixteen bits of the way to the last point, once it has been gone.
     """

@@ -1,7 +1,7 @@
 """Points: where in a run a cancel can come, how they are numbered.
 
-A point is (lane, ordinal in the lane, kind). A lane is a thread by descent: `0` runs the work, `0.2` is the second
-thread that it started. Racing threads reach their points in another global order every time, and each of
+A point is (lane, ordinal in the lane, kind). A lane is a thread or a task by descent: `0` runs the work, `0.2` is the
+second one that it started. Racing threads reach their points in another global order every time, and each of
 them in the same order of its own; so there are no global numbers.
 
 `_probe.py` passes them.
@@ -27,7 +27,7 @@ Kind = Literal[
     "check",  # it is about to be asked: `cancelled`, `check()`, the iteration guards
     "arm",  # a callback is about to be registered
     "disarm",  # a callback is about to be taken back
-    "park",  # a wait is about to begin
+    "park",  # a wait is about to begin; in a loop: of a task
     "wake",  # a wait has ended, its caller does not know yet: the instant of completion
     "line",  # a line of the code under test is about to run
     "deadline",  # as any of the others, but the token's own clock does it
@@ -47,9 +47,9 @@ class Point:
     """A place in a run where a cancel came, or may come.
 
     Args:
-        lane: Which thread, by descent: `0` runs the work.
+        lane: Which thread or task, by descent: `0` runs the work.
         ordinal: Its number in the lane, from 0.
-        kind: What the thread was about to do.
+        kind: What it was about to do.
         site: Where in the source, for people; two points are equal without it.
     """
 
@@ -97,9 +97,19 @@ class Runaway(BaseException):
 
 
 class Lane:
-    """One thread of the work, and the points it has passed."""
+    """One thread or task of the work, and the points it has passed."""
 
-    __slots__ = ("after_lines", "after_points", "children", "foreign", "name", "recording", "target", "trace")
+    __slots__ = (
+        "after_lines",
+        "after_points",
+        "after_ticks",
+        "children",
+        "foreign",
+        "name",
+        "recording",
+        "target",
+        "trace",
+    )
 
     def __init__(self, name: str, recording: Recording) -> None:
         self.name = name
@@ -109,12 +119,13 @@ class Lane:
         self.children = 0
         self.after_points = 0  # how often it looked at a cancelled token after the cancel
         self.after_lines = 0
+        self.after_ticks = 0  # how often its task has begun to wait since
         self.foreign: list[int] = []  # where another token than the explored one was asked after the cancel
         recording.lanes[name] = self
         recording.aim(self)
 
     def child(self) -> Lane:
-        """Make the lane of the next thread or job that this one starts."""
+        """Make the lane of the next thread, job or task that this one starts."""
         self.children += 1
         return Lane(f"{self.name}.{self.children}", self.recording)
 
@@ -135,6 +146,8 @@ class Lane:
                     self.after_points += 1
                 if recording.is_foreign(token):
                     self.foreign.append(ordinal)
+            elif kind == "park":
+                self.after_ticks += 1
         if ordinal >= recording.max_points:
             recording.ran_away = True
             raise Runaway
@@ -180,6 +193,8 @@ class Recording:
         self.watch = watch
         self.max_points = max_points
         self.lanes: dict[str, Lane] = {}
+        self.threads: set[Lane] = set()  # threads and jobs of pools that have not ended
+        self.when_quiet: Callable[[], object] = int  # called, in whichever thread, when the last of them has
         self.open = False
         self.ran_away = False
         self.fired: list[Point] = []
@@ -218,7 +233,7 @@ class Recording:
         self.fingerprint = way
         self.lengths = {name: len(each.trace) for name, each in list(self.lanes.items())}
         for each in list(self.lanes.values()):
-            each.after_points = each.after_lines = 0
+            each.after_points = each.after_lines = each.after_ticks = 0
         self.fired.append(attrs.evolve(step, site=site_of(mark)))
         self.quietly(self.act, len(self.fired) - 1, asked)
         for each in list(self.lanes.values()):
@@ -235,6 +250,12 @@ class Recording:
             self.cancel_error = error
         finally:
             here.lane = lane
+
+    def thread_ended(self, lane: Lane) -> None:
+        """A thread or job of the work can't do anything any more."""
+        self.threads.discard(lane)
+        if not self.threads:
+            self.when_quiet()
 
     def is_foreign(self, token: CancelToken) -> bool:
         """Is it a token that the cancel did not reach, and that can be cancelled?"""

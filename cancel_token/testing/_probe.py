@@ -1,4 +1,4 @@
-"""The probe: passes a point wherever a token is asked, waited on or listened to.
+"""The probe: passes a point wherever a token is asked, waited on or listened to; loops add theirs.
 
 While it is installed, `CancelToken.cancelled` is a property, and the methods that arm, disarm and wait are
 swapped for ones that pass a point first. Not installed, it costs nothing: no line of the token knows of it.
@@ -7,14 +7,17 @@ Threads without a lane (the service thread, other tests' threads) pass through.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+from _thread import LockType
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from cancel_token import _cancellation, _deadline, _token
 from cancel_token._token import CancelToken, Registration
@@ -33,7 +36,10 @@ _CHECK = CancelToken.check.__code__
 _CLOSE = _close.__code__
 # Reads in these files are the token's own business, but those of `check()`.
 _INTERNAL = frozenset(str(module.__file__) for module in (_token, _cancellation, _deadline, _clock))
-_TRANSPARENT = _INTERNAL | {__file__}
+# A scope's look at its token is its user's. By name: who explores blocking code loads no loops.
+_TRANSPARENT = _INTERNAL | {__file__, os.path.join(os.path.dirname(str(_token.__file__)), "aio.py")}
+# Those of which `Recording.threads` says whether they do anything, or whose jobs it knows.
+counted_threads: WeakSet[threading.Thread] = WeakSet()
 
 
 def _caller(frame: FrameType) -> FrameType:
@@ -100,27 +106,86 @@ def _run_thread(lane: Lane, run: Callable[[], None]) -> None:
         _in_lane(lane, run)
     except Runaway:
         pass  # the recording says so; nobody else has to hear of it
+    finally:
+        lane.recording.thread_ended(lane)
 
 
 def _start_in_lane(thread: threading.Thread) -> None:
     lane = here.lane
-    if lane is not None and not here.in_submit:
-        # Not a subclass: the thread is whatever class the code under test has made it.
-        vars(thread)["run"] = partial(_run_thread, lane.child(), thread.run)
-    _start(thread)
+    if lane is None:
+        _start(thread)
+        return
+    counted_threads.add(thread)
+    if here.in_submit:
+        _start(thread)
+        return
+    child = lane.child()
+    # Not a subclass: the thread is whatever class the code under test has made it.
+    vars(thread)["run"] = partial(_run_thread, child, thread.run)
+    lane.recording.threads.add(child)
+    try:
+        _start(thread)
+    except BaseException:
+        lane.recording.threads.discard(child)
+        raise
+
+
+@contextmanager
+def job_in_lane(fn: Callable[[], T]) -> Iterator[tuple[Callable[[], T], Callable[[], object]]]:
+    """Give a job to a pool in the block: it is a lane, whichever thread takes it, and a new thread of the pool is none.
+
+    Yields:
+        What the pool is to call, and what must be called when the job's result has been delivered.
+    """
+    lane = here.lane
+    if lane is None:
+        yield fn, int
+        return
+    child, recording = lane.child(), lane.recording
+    recording.threads.add(child)
+    here.in_submit = True
+    try:
+        yield partial(_in_lane, child, fn), partial(recording.thread_ended, child)
+    except BaseException:
+        recording.threads.discard(child)
+        raise
+    finally:
+        here.in_submit = False
 
 
 def _submit_in_lane(
     executor: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any
 ) -> Future[T]:
-    lane = here.lane
-    if lane is None:
+    if here.lane is None:
         return _submit(executor, fn, *args, **kwargs)
-    here.in_submit = True
+    ready = threading.Lock()
+    ready.acquire()
+    with job_in_lane(partial(fn, *args, **kwargs)) as (job, done):
+        future = _submit(executor, _when, ready, job)
+    # A pool calls one of them, which calls all that listen: only then nothing comes of the job any more.
+    vars(future).update(
+        set_result=partial(_deliver, future, "set_result", done),
+        set_exception=partial(_deliver, future, "set_exception", done),
+    )
+    future.add_done_callback(lambda future: done() if future.cancelled() else None)
+    ready.release()
+    return future
+
+
+def _when(ready: LockType, job: Callable[[], T]) -> T:
+    with ready:
+        return job()
+
+
+def _deliver(future: Future[T], method: str, done: Callable[[], object], result: object) -> None:
+    del (
+        vars(future)["set_result"],
+        vars(future)["set_exception"],
+    )  # they would be a circle with what they hold
     try:
-        return _submit(executor, _in_lane, lane.child(), fn, *args, **kwargs)
+        getattr(future, method)(result)
     finally:
-        here.in_submit = False
+        done()
 
 
 _SWAPS: tuple[tuple[type, str, Any], ...] = (

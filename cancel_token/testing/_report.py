@@ -92,10 +92,11 @@ class Report:
 
     @property
     def slowest(self) -> After:
-        """The most points, and the most lines, that any attempt went on for after its cancel."""
+        """The most points, lines and ticks that any attempt went on for after its cancel."""
         return After(
-            max((attempt.after.points for attempt in self.attempts), default=0),
-            max((attempt.after.lines for attempt in self.attempts), default=0),
+            points=max((attempt.after.points for attempt in self.attempts), default=0),
+            lines=max((attempt.after.lines for attempt in self.attempts), default=0),
+            ticks=max((attempt.after.ticks for attempt in self.attempts), default=0),
         )
 
     def assert_ok(self) -> None:
@@ -141,9 +142,10 @@ class Report:
 
     def __str__(self) -> str:
         points = ", ".join(f"{count} {kind}" for kind, count in self.points.items())
+        slowest = ", ".join(f"{count} {unit}" for unit, count in attrs.asdict(self.slowest).items())
         lines = [
             f"{self.verdict}: {self.planned} attempts planned, {self.run} run, {self.valid} valid ({points})",
-            f"went on after the cancel for at most {self.slowest.points} points, {self.slowest.lines} lines",
+            f"went on after the cancel for at most {slowest}",
         ]
         for failure in self.failures:
             count = len(failure.attempts)

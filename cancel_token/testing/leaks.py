@@ -15,10 +15,10 @@ import attrs
 
 from cancel_token._token import CancelToken, Registration
 
-Resource = Literal["threads", "fds", "children", "registrations"]
+Resource = Literal["threads", "tasks", "fds", "children", "registrations"]
 
-# Daemon threads that cancel_token keeps, by the beginning of their names.
-KEPT_THREADS = ("cancel_token service", "cancel_token resolver")
+# Daemon threads that cancel_token and trio keep, by the beginning of their names. They wait for something to do.
+KEPT_THREADS = ("cancel_token service", "cancel_token resolver", "Trio thread ")
 
 
 @attrs.frozen
@@ -34,7 +34,8 @@ def snapshot(*resources: Resource) -> Snapshot:
     """Look at what there is now.
 
     Args:
-        *resources: What to look at. `"registrations"` belong to a token and not to a moment: see `registrations()`.
+        *resources: What to look at. `"registrations"` belong to a token and not to a moment, see `registrations()`;
+            `"tasks"` to a loop, at whose end an exploration looks for them.
 
     Raises:
         ValueError: There is no such resource, or this platform cannot list it.

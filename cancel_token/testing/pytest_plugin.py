@@ -11,22 +11,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Generic, TypedDict, TypeVar, Unpack
+from typing import Generic, TypeVar, Unpack
 
 import pytest
 
 from cancel_token._token import CancelToken
-from cancel_token.testing import leaks
-from cancel_token.testing._clock import ManualClock
-from cancel_token.testing._explore import StaleReplayId, explore, replay
-from cancel_token.testing._lines import Target
-from cancel_token.testing._outcomes import Limits, Outcome
+from cancel_token.testing._explore import StaleReplayId, TrialOptions, explore, replay
+from cancel_token.testing._outcomes import Outcome
 from cancel_token.testing._plans import Backend, Select
 from cancel_token.testing._points import Kind
 from cancel_token.testing._report import Report
-from cancel_token.testing._sync import Second
+from cancel_token.testing._trial import Make
 
 S = TypeVar("S")
 
@@ -35,19 +31,7 @@ REMEMBERED_IDS = 5  # chosen by hand: enough to see at once whether it is mended
 _ATTEMPTS = pytest.StashKey[Counter[str]]()  # valid attempts by backend, of the whole session
 
 
-class ReplayOptions(TypedDict, Generic[S], total=False):
-    """What `replay()` takes besides its three functions; see `explore()`."""
-
-    second: Second
-    stop: Callable[[S, CancelToken], object] | None
-    restart: Callable[[S], object] | None
-    clock: Callable[[], ManualClock] | None
-    limits: Limits | None
-    leaks: Sequence[leaks.Resource]
-    targets: Sequence[Target] | None
-
-
-class ExploreOptions(ReplayOptions[S], Generic[S], total=False):
+class ExploreOptions(TrialOptions[S], Generic[S], total=False):
     """What `explore()` takes besides its three functions; also what the marker takes."""
 
     backend: Backend | Sequence[Backend]
@@ -76,7 +60,7 @@ class ExploreCancel:
 
     def __call__(
         self,
-        make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+        make: Make[S],
         run: Callable[[S, CancelToken], object],
         check: Callable[[S, Outcome], object],
         **options: Unpack[ExploreOptions[S]],
@@ -97,8 +81,8 @@ class ExploreCancel:
         """
         self._calls += 1
         both: ExploreOptions[S] = {**self._defaults, **options}
-        rest: ReplayOptions[S] = {  # type: ignore[assignment]  # what is filtered by its own names
-            name: value for name, value in both.items() if name in ReplayOptions.__annotations__
+        rest: TrialOptions[S] = {  # type: ignore[assignment]  # what is filtered by its own names
+            name: value for name, value in both.items() if name in TrialOptions.__annotations__
         }
         wanted = self._config.getoption("cancel_replay")
         if wanted is not None:

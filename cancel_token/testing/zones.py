@@ -7,7 +7,6 @@ every machine, so a test can hold them below a limit.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import TypeVar
 
 import attrs
@@ -18,7 +17,7 @@ from cancel_token.testing._lines import LineEvents, Target
 from cancel_token.testing._plans import Plan
 from cancel_token.testing._points import Mark, site_of
 from cancel_token.testing._probe import installed
-from cancel_token.testing._sync import Scenario, Trial
+from cancel_token.testing._trial import Make, Scenario, Trial
 
 S = TypeVar("S")
 
@@ -44,7 +43,7 @@ class DeadZone:
 
 
 def dead_zones(
-    make: Callable[[], AbstractContextManager[S]] | Callable[[], S],
+    make: Make[S],
     run: Callable[[S, CancelToken], object],
     *,
     targets: Sequence[Target] | None = None,
@@ -66,9 +65,9 @@ def dead_zones(
     Raises:
         RuntimeError: An exploration is going on in this process, or `make` or the teardown failed.
     """
-    scenario = Scenario(make=make, run=run, check=lambda subject, outcome: None, clock=clock)
+    scenario = Scenario(make=make, run=run, check=lambda subject, outcome: None, clock=clock, targets=targets)
     lines = LineEvents((run,) if targets is None else targets)
-    trial = Trial(scenario, Plan("line"), lines, None, watch_subject=targets is None)
+    trial = Trial(scenario, Plan("line"), lines, None)
     with installed(), lines.installed():
         attempt = trial.perform()
     if attempt.verdict == "ERROR":

@@ -89,8 +89,8 @@ def test_registrations_are_counted_in_the_whole_tree() -> None:
 
 
 def test_an_unknown_resource_is_refused() -> None:
-    with pytest.raises(ValueError, match="'tasks'"):
-        leaks.snapshot("tasks")  # type: ignore[arg-type]  # what a type checker would refuse
+    with pytest.raises(ValueError, match="'sockets'"):
+        leaks.snapshot("sockets")  # type: ignore[arg-type]  # what a type checker would refuse
 
 
 def test_a_descriptor_left_open_by_a_stop_is_found() -> None:

@@ -1,0 +1,197 @@
+"""asyncio: the coroutine of each task is stepped by one of ours."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import selectors
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, TypeVar
+
+from cancel_token._token import CancelToken
+from cancel_token.testing._outcomes import Limits, Outcome
+from cancel_token.testing._points import Lane, Recording, Runaway, here
+from cancel_token.testing._runtime import LoopRuntime, pass_quietly
+
+T = TypeVar("T")
+
+SETTLE_TURNS = 5  # chosen by hand: a task that was cancelled is gone after two
+
+
+class AsyncioRuntime(LoopRuntime):
+    """A loop of asyncio's."""
+
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
+        super().__init__(recording, token, limits)
+        self._loop = _Loop(self)
+        self._task: asyncio.Task[Any] | None = None  # of the work
+
+    def run_loop(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        try:
+            try:
+                return loop.run_until_complete(attempt())
+            finally:
+                if not self.stuck:
+                    loop.run_until_complete(self.left_tasks())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+    async def finish(self, value: object) -> Any:
+        if not inspect.isawaitable(value):
+            return value
+        try:
+            return await value
+        except asyncio.CancelledError:
+            if self.hung:
+                raise Runaway("it waits for ever") from None
+            raise
+
+    async def work(self, call: Callable[[], object]) -> Outcome:
+        async def main() -> object:
+            value = call()
+            return await value if inspect.isawaitable(value) else value
+
+        self.recording.open = True
+        self._task = task = self._loop.create_task(_Steps(main(), self.recording.main, started=True))
+        try:
+            self.recording.main.reach("before", None, 0)
+            await asyncio.wait([task])
+            return Outcome(kind="returned", value=task.result())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return self.outcome_of(error)
+        finally:
+            self._task = None
+            del task  # what it raised leads to this frame: no circle
+
+    def cancel(self) -> None:
+        self.cancel_called = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def is_stop(self, error: BaseException) -> bool:
+        if isinstance(error, asyncio.CancelledError):
+            return self.cancel_called
+        return super().is_stop(error)
+
+    async def settle(self) -> None:
+        for _ in range(SETTLE_TURNS):
+            await asyncio.sleep(0)
+
+    async def left_tasks(self) -> list[str]:
+        left = self._others()
+        if left:
+            await self.settle()
+            left = self._others()
+            for task in left:
+                task.cancel()
+            if left:
+                await asyncio.wait(left)
+            for task in left:
+                task.cancelled() or task.exception()  # seen, so that nobody complains
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
+        return sorted(task.get_name() for task in left)
+
+    def _others(self) -> list[asyncio.Task[Any]]:
+        me = asyncio.current_task(self._loop)
+        return [task for task in asyncio.all_tasks(self._loop) if task is not me]
+
+    def wake_up(self, then: Callable[[], object] = int) -> None:
+        try:
+            self._loop.call_soon_threadsafe(then)
+        except RuntimeError:  # it is closed
+            pass
+
+    def release(self) -> None:
+        work = self._task
+        if self.rounds == 1 and work is not None:
+            work.cancel()
+        else:
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+
+
+class _Steps(Coroutine[Any, Any, T]):
+    """Steps a task's coroutine: each call is a step of the task, what it returns is what the task waits for."""
+
+    __slots__ = ("_coroutine", "_lane", "_started")
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], lane: Lane, *, started: bool = False) -> None:
+        self._coroutine = coroutine
+        self._lane = lane
+        self._started = started
+
+    def send(self, value: Any) -> Any:
+        return self._step(self._coroutine.send, value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._step(self._coroutine.throw, *error)
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._coroutine.__await__()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._coroutine, name)  # cr_frame and the like, for those who look at tasks
+
+    def _step(self, advance: Callable[..., Any], *args: Any) -> Any:
+        lane = self._lane
+        if not self._started:
+            self._started = True
+            pass_quietly(lane, "wake", self._coroutine)
+        if lane.recording.ran_away:
+            advance, args = self._coroutine.throw, (Runaway("it turns in circles"),)
+        before, here.lane = here.lane, lane  # an eager task's first step is inside another's
+        try:
+            waits_for = advance(*args)
+        finally:
+            here.lane = before
+        if lane.recording.open:
+            # Here the task is not waiting yet. A cancel makes it cancel at once what it is about to wait for.
+            pass_quietly(lane, "park", self._coroutine)
+            # And here we are the first to hear, before the task: a cancel then finds a wait that has succeeded.
+            if waits_for is None:
+                asyncio.get_running_loop().call_soon(self._wake)
+            else:
+                waits_for.add_done_callback(self._wake)
+        return waits_for
+
+    def _wake(self, _: object = None) -> None:
+        pass_quietly(self._lane, "wake", self._coroutine)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Makes a lane of each task that a task of the work starts, and knows when nothing will ever happen."""
+
+    def __init__(self, runtime: AsyncioRuntime) -> None:
+        super().__init__(_Selector(runtime))
+
+    def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
+        lane = here.lane
+        if lane is not None and lane.recording.open:
+            coro = _Steps(coro, lane.child())
+        task: asyncio.Task[Any] = super().create_task(coro, **options)
+        return task
+
+
+class _Selector(selectors.DefaultSelector):
+    def __init__(self, runtime: AsyncioRuntime) -> None:
+        super().__init__()
+        self._runtime = runtime
+
+    def select(self, timeout: float | None = None) -> Any:
+        runtime = self._runtime
+        runtime.count_runaway()
+        # One socket is the loop's own: what a thread has said before it ended is in there.
+        if timeout is None and len(self.get_map()) <= 1 and runtime.nothing_can_come():
+            if not (events := super().select(0)):
+                runtime.free()
+            return events
+        return super().select(timeout)

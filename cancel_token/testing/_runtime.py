@@ -1,0 +1,277 @@
+"""Where an attempt runs: in blocking code, in a loop of trio's, in a loop of asyncio's.
+
+The attempt itself is written once, as a coroutine (`_trial.py`). In blocking code it never waits, so one step runs it
+from end to end; the loops run it as their main task.
+
+What a loop adds: every wait is two points, *park* (it has just begun) and *wake* (it has ended, and its task has not
+run yet); every task is a lane; the loop has a cancellation of its own; and it knows when nothing can ever
+happen again: no task is ready, no deadline is set, no socket is waited for, and no thread could wake it. That is a
+hang, found without a clock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from functools import lru_cache
+from importlib.util import find_spec
+from types import CodeType
+from typing import Any, TypeVar
+
+import cancel_token
+from cancel_token._deadline import service
+from cancel_token._errors import Cancelled
+from cancel_token._token import CancelToken
+from cancel_token.testing import leaks
+from cancel_token.testing._outcomes import Limits, Outcome
+from cancel_token.testing._points import Kind, Lane, Recording, Runaway
+from cancel_token.testing._probe import counted_threads
+
+T = TypeVar("T")
+
+ROUNDS = 10  # chosen by hand: how often what hangs is freed anew before we give up
+SERVICE_SECONDS = 1.0  # chosen by hand: a callback there may wait for the loop that waits for it
+RUNAWAY_TICKS = 1000  # chosen by hand: how long a loop that runs away may take to come to an end
+
+
+class Stuck(Exception):
+    """A hung attempt cannot be freed; what it still does would disturb all others."""
+
+
+class NeedsLoop(TypeError):
+    """The code under test waits, and there is no loop."""
+
+    def __init__(self) -> None:
+        super().__init__("what waits needs a loop: explore it with backend='trio' or backend='asyncio'")
+
+
+class Runtime(ABC):
+    """Runs one attempt.
+
+    Args:
+        recording: The attempt's points.
+        token: The explored one.
+        limits: For `seconds`.
+    """
+
+    can_cancel = False  # has a cancellation of its own
+
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
+        self.recording = recording
+        self.token = token
+        self.limits = limits
+        self.cancel_called = False
+        self.hung = False
+
+    @abstractmethod
+    def run(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run the whole attempt.
+
+        Raises:
+            Stuck: It hangs and could not be freed.
+        """
+
+    @abstractmethod
+    async def finish(self, value: object) -> Any:
+        """What a function of the user's gave; awaited, where that is possible and needed."""
+
+    @abstractmethod
+    async def work(self, call: Callable[[], object]) -> Outcome:
+        """Run the work as lane 0, from the point *before* to its end."""
+
+    def cancel(self) -> None:
+        """Cancel the work by the runtime's own means."""
+        raise NotImplementedError
+
+    async def settle(self) -> None:  # noqa: B027  # blocking code has nothing that is under way
+        """Let happen what was set going and has not happened yet."""
+
+    async def left_tasks(self) -> list[str]:
+        """End the tasks that are still there, and say which these were."""
+        return []
+
+    def outcome_of(self, error: BaseException) -> Outcome:
+        """What the work raised, as an outcome."""
+        if isinstance(error, BaseExceptionGroup):
+            interrupt = error.subgroup(KeyboardInterrupt)
+            if interrupt is not None:
+                raise KeyboardInterrupt from error
+            stopped = error.split(lambda leaf: self.is_stop(leaf))[1] is None
+        else:
+            stopped = self.is_stop(error)
+        return Outcome(kind="cancelled" if stopped else "raised", exception=error)
+
+    def is_stop(self, error: BaseException) -> bool:
+        """Is it what the attempt's own cancel makes the work raise?"""
+        return isinstance(error, Cancelled) and (error.token is None or error.token.is_within(self.token))
+
+
+class LoopRuntime(Runtime):
+    """What trio and asyncio have in common."""
+
+    can_cancel = True
+
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
+        super().__init__(recording, token, limits)
+        self.rounds = 0
+        self.runaway_ticks = 0
+        recording.when_quiet = self.wake_up
+        # Another's timer, such as that of a time limit for tests, knows nothing of this loop.
+        timers = (each for each in threading.enumerate() if isinstance(each, threading.Timer))
+        self._inert: set[threading.Thread] = {threading.main_thread(), *timers}
+
+    @abstractmethod
+    def run_loop(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run the attempt in a new loop."""
+
+    @abstractmethod
+    def wake_up(self, then: Callable[[], object] = int) -> None:
+        """Make the loop go round once more and call `then`; from any thread."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free what waits for ever; each time by a harder means."""
+
+    def run(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        seconds = self.limits.seconds
+        if seconds is None:
+            return self.run_loop(attempt)
+        return within(seconds, lambda: self.run_loop(attempt), self._overdue)
+
+    @property
+    def stuck(self) -> bool:
+        """Nothing helps."""
+        return self.rounds > ROUNDS or self.runaway_ticks > RUNAWAY_TICKS
+
+    def _overdue(self) -> None:
+        self.hung = True
+        self.token.cancel_soon("the attempt hangs")
+        self.wake_up(self.free)
+
+    def free(self) -> None:
+        """Nothing will ever happen again by itself, or it has taken too long: end it.
+
+        Raises:
+            Stuck: That was tried in vain.
+        """
+        self.hung = True
+        self.recording.open = False  # what it does from here on counts for nothing
+        self.rounds += 1
+        if self.stuck:
+            raise Stuck("an attempt hangs and cannot be freed")
+        if self.rounds == 1:
+            self.token.cancel_and_report("the attempt hangs")
+        self.release()
+
+    def count_runaway(self) -> None:
+        """Once per turn of the loop: one that has run away is given some turns to end.
+
+        Raises:
+            Stuck: It does not.
+        """
+        if self.recording.ran_away:
+            self.runaway_ticks += 1
+            if self.stuck:
+                raise Stuck("an attempt turns in circles and cannot be stopped")
+
+    def nothing_can_come(self) -> bool:
+        """Is there nobody but the loop itself who could wake it, sockets aside?"""
+        if self.recording.threads:
+            return False
+        inert = self._inert | {threading.current_thread()}
+        return not _a_deadline_is_coming() and all(
+            thread in inert or thread in counted_threads or thread.name.startswith(leaks.KEPT_THREADS)
+            for thread in threading.enumerate()
+        )
+
+
+def pass_quietly(lane: Lane, kind: Kind, coroutine: object) -> None:
+    """Pass a point where nothing may be raised: the loop's own code."""
+    if lane.recording.open:
+        try:
+            lane.reach(kind, *where(coroutine))
+        except Runaway:
+            pass  # the recording says so
+
+
+def where(coroutine: Any) -> tuple[CodeType | None, int]:
+    """The innermost line that waits and is not the runtime's own."""
+    found: tuple[CodeType | None, int] = (None, 0)
+    while coroutine is not None:
+        # Coroutines, generators that are one, and what our own steps stand for.
+        frame = getattr(coroutine, "cr_frame", None)
+        if frame is not None:
+            coroutine = coroutine.cr_await
+        else:
+            frame = getattr(coroutine, "gi_frame", None)
+            if frame is None:
+                break
+            coroutine = coroutine.gi_yieldfrom
+        if not _is_internal(frame.f_code.co_filename):
+            found = frame.f_code, frame.f_lineno
+    return found
+
+
+@lru_cache(None)  # as many entries as there are source files
+def _is_internal(file: str) -> bool:
+    return file.startswith(_internal_directories())
+
+
+@lru_cache(1)
+def _internal_directories() -> tuple[str, ...]:
+    import asyncio
+
+    modules = [asyncio.__file__, cancel_token.__file__]
+    modules += [spec.origin for name in ("trio", "anyio") if (spec := find_spec(name)) and spec.origin]
+    return (*(os.path.dirname(file) + os.sep for file in modules), "<frozen")
+
+
+def _a_deadline_is_coming() -> bool:
+    """Will the service thread cancel anything by itself?
+
+    What it was doing while we looked at its list it has done before we say no: its wake-up is with the loop then.
+    """
+    return service.is_running() and (not _is_served() or service.has_deadlines() or not _is_served())
+
+
+def _is_served() -> bool:
+    """Wait until the service thread has done all that was there for it to do; False if that takes too long."""
+    served = threading.Lock()
+    served.acquire()
+    last = CancelToken()
+    last.on_cancel(served.release)
+    last.cancel_soon()
+    return served.acquire(timeout=SERVICE_SECONDS)
+
+
+def within(seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:
+    """Call it in a thread of its own; if it takes too long, ask for its end by `free`, and wait once more as long.
+
+    Raises:
+        Stuck: It has not ended then.
+    """
+    results: list[T] = []
+    raised: list[BaseException] = []
+    worker = threading.Thread(
+        target=collect, args=(lambda: results.append(fn()), raised), name="explored", daemon=True
+    )
+    worker.start()
+    worker.join(seconds)
+    if worker.is_alive():
+        free()
+        worker.join(seconds)
+        if worker.is_alive():
+            raise Stuck("an attempt hangs and cannot be freed")
+    if raised:
+        raise raised[0]
+    return results[0]
+
+
+def collect(action: Callable[[], object], raised: list[BaseException]) -> None:
+    """Call it and keep what it raises."""
+    try:
+        action()
+    except BaseException as error:
+        raised.append(error)
