@@ -130,13 +130,12 @@ class _Service:
         self._bell.put(None)
         self._ensure_thread()
 
-    def is_running(self) -> bool:
-        """Has it a thread, or a letter for one?"""
-        return bool(self._threads) or not self._mail.empty()
+    def will_act(self) -> bool:
+        """Will it cancel anything by itself, or is it at it? For `cancel_token.testing`, which knows who waits in vain.
 
-    def has_deadlines(self) -> bool:
-        """Does it know of a token that it will cancel? What is still in its mail it may not know yet."""
-        return any(map(_is_alive, list(self._deadlines._heap)))
+        A letter lies there until it is served, a deadline until it has become one: so letters are looked at twice.
+        """
+        return bool(self._letters) or any(map(_is_alive, list(self._deadlines._heap))) or bool(self._letters)
 
     def _ensure_thread(self) -> None:
         if not self._threads:

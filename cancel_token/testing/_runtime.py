@@ -32,7 +32,6 @@ from cancel_token.testing._probe import counted_threads
 T = TypeVar("T")
 
 ROUNDS = 10  # chosen by hand: how often what hangs is freed anew before we give up
-SERVICE_SECONDS = 1.0  # chosen by hand: a callback there may wait for the loop that waits for it
 RUNAWAY_TICKS = 1000  # chosen by hand: how long a loop that runs away may take to come to an end
 
 
@@ -181,7 +180,7 @@ class LoopRuntime(Runtime):
         if self.recording.threads:
             return False
         inert = self._inert | {threading.current_thread()}
-        return not _a_deadline_is_coming() and all(
+        return not service.will_act() and all(
             thread in inert or thread in counted_threads or thread.name.startswith(leaks.KEPT_THREADS)
             for thread in threading.enumerate()
         )
@@ -226,24 +225,6 @@ def _internal_directories() -> tuple[str, ...]:
     modules = [asyncio.__file__, cancel_token.__file__]
     modules += [spec.origin for name in ("trio", "anyio") if (spec := find_spec(name)) and spec.origin]
     return (*(os.path.dirname(file) + os.sep for file in modules), "<frozen")
-
-
-def _a_deadline_is_coming() -> bool:
-    """Will the service thread cancel anything by itself?
-
-    What it was doing while we looked at its list it has done before we say no: its wake-up is with the loop then.
-    """
-    return service.is_running() and (not _is_served() or service.has_deadlines() or not _is_served())
-
-
-def _is_served() -> bool:
-    """Wait until the service thread has done all that was there for it to do; False if that takes too long."""
-    served = threading.Lock()
-    served.acquire()
-    last = CancelToken()
-    last.on_cancel(served.release)
-    last.cancel_soon()
-    return served.acquire(timeout=SERVICE_SECONDS)
 
 
 def within(seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:
