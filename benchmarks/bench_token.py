@@ -265,7 +265,7 @@ def rows(*, quick: bool) -> list[Row]:
         return Row(what, lambda: statements(subject, baseline, rounds, count), limit)
 
     def cancel_all() -> tuple[float, float]:
-        subject, baseline = alternate(lambda: cancel_many(children), lambda: set_many(children), 3)
+        subject, baseline = alternate(lambda: cancel_many(children), lambda: set_many(children), 5)
         return subject * 1e3, baseline * 1e3
 
     return [
