@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from cancel_token._errors import CancelReason, trusted_reason
+from cancel_token._tree import unpin
 
 if TYPE_CHECKING:
     from cancel_token._token import CancelToken
@@ -62,6 +63,10 @@ class Waker:
     def release(self) -> None:
         """Wake the task; from any thread, in a signal handler, twice as well as once. Must not raise."""
         raise NotImplementedError
+
+
+WAITING = (LockType, Waker)
+"""What stands on a token for those who wait."""
 
 
 def wake(waiting: LockType | Waker) -> None:
@@ -162,7 +167,7 @@ class Cancellation:
             for token in self.to_run:
                 held = token._held
                 for key in list(held):
-                    if type(key) is LockType or isinstance(key, Waker):
+                    if isinstance(key, WAITING):
                         wake(key)
                         held.pop(key, None)
             # Where nothing but threads and tasks waited there is nothing to run: then we are as quick as Event.set().
@@ -231,7 +236,7 @@ class Cancellation:
                 token._running = running  # before anything is taken, so that close() knows whom to wait for
                 self._run_callbacks(token, running)
                 token._running = None
-                token._unpin()
+                unpin(token)
                 self.to_run.pop()
         finally:
             thread_state.callback_depth = depth

@@ -1,6 +1,7 @@
 """The token: a tree of one-way flags, with callbacks.
 
-State, and what keeps it true without a lock (T-S6; the walk of `cancel()` is in `_cancellation.py`):
+State, and what keeps it true without a lock (T-S6; the walk of `cancel()` is in `_cancellation.py`, how tokens hang
+together in `_tree.py`):
 
 1.  Everything changes by single dict, list or slot operations, which the interpreter does not interrupt.
 2.  Whoever adds something *publishes it first and then looks again* at the flag; whoever cancels *sets the flag
@@ -14,16 +15,15 @@ from __future__ import annotations
 
 import math
 import threading
-from _thread import LockType
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
-from weakref import ref
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
 
 import attrs
 
 from cancel_token._cancellation import (
     MAX_LATER_REASONS,
+    WAITING,
     Cancellation,
     Claim,
     Running,
@@ -36,88 +36,14 @@ from cancel_token._cancellation import (
 )
 from cancel_token._deadline import SYSTEM_CLOCK, Clock, service
 from cancel_token._errors import Cancelled, CancelReason
-from cancel_token._origins import known_origins, note_origin, recording
+from cancel_token._iteration import CheckedAsyncIterator, checked
+from cancel_token._origins import note_origin, recording
+from cancel_token._registration import Registration
+from cancel_token._stats import TokenStats, stats_of
+from cancel_token._tree import Link, lineage, pin, unlink, unpin, unpin_lineage
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-@attrs.frozen(kw_only=True)
-class TokenStats:
-    """What hangs on one token, to find listeners that were forgotten (T-S8).
-
-    Args:
-        children: Children that are alive and not closed.
-        registrations: Callbacks that neither ran nor left.
-        waiting: Threads inside `wait()` or `sleep()`, tasks inside a scope or a wait of `cancel_token.aio`.
-        origins: Where each registration and child was made, while `record_origins()` was in force.
-    """
-
-    children: int
-    registrations: int
-    waiting: int
-    origins: tuple[str, ...] = ()
-
-
-class _Link(ref["CancelToken"]):
-    """A parent's weak hold on a child; takes itself off the parent when the child is gone."""
-
-    __slots__ = ("parent",)
-
-    parent: CancelToken
-
-
-def _unlink(link: ref[CancelToken]) -> None:
-    link.parent._children.pop(link, None)  # type: ignore[attr-defined]  # only _Link comes here
-
-
-class Registration:
-    """A callback's place on a token; made by `on_cancel`. A context manager: leaving it is `close()`."""
-
-    __slots__ = ("_token", "_where")
-
-    _token: CancelToken
-    _where: str
-
-    def unregister(self) -> bool:
-        """Take the callback back, without waiting. May be called anywhere, any number of times.
-
-        Returns:
-            True if this call was in time: the callback has not run and will not.
-            False if it has run, is running in some thread, or was taken back before.
-        """
-        token = self._token
-        held = token._held
-        if held.pop(self, None) is None:
-            return False
-        if not held and token._links:
-            token._unpin()
-        return True
-
-    def close(self) -> None:
-        """Take the callback back; if it is running in another thread, wait for it.
-
-        When this returns, the callback is not running and will not run: what it uses may be thrown away.
-        There are two exceptions, in which it returns at once although the callback may be running:
-        inside any callback that a token is running (two callbacks that close each other would wait forever),
-        and in a forked child for a callback of a thread that did not come along.
-        """
-        if self.unregister():
-            return
-        running = self._token._running
-        if running is None or thread_state.callback_depth:
-            return
-        running.wait_until_done(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        state = "registered" if self in self._token._held else "left"
-        return f"<Registration on {self._token!r}, {state}>"
 
 
 class CancelToken:
@@ -159,9 +85,9 @@ class CancelToken:
             It does not say that every callback has run.
             """
 
-    _children: dict[_Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
+    _children: dict[Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
     _held: dict[object, Callable[[], object] | None]  # registrations; who waits; pinned children
-    _links: tuple[_Link, ...]  # one to each parent; they stay after close(), for move_on_cancel
+    _links: tuple[Link, ...]  # one to each parent; they stay after close(), for move_on_cancel
     _claims: list[Claim]  # the first has won
     _deadline: float | None  # our own; only ever moves nearer
     _running: Running | None  # set while callbacks of this token are taken and run
@@ -233,7 +159,7 @@ class CancelToken:
         return _NEVER
 
     def _link(self, parent: CancelToken) -> None:
-        link = _Link(self, _unlink)
+        link = Link(self, unlink)
         link.parent = parent
         self._links += (link,)
         if recording:
@@ -270,7 +196,7 @@ class CancelToken:
         cancelled at the earlier one all the same.
         """
         nearest = math.inf
-        for token in self._lineage():
+        for token in lineage(self):
             if token._deadline is not None and token._deadline < nearest and token._clock is self._clock:
                 nearest = token._deadline
         return None if nearest == math.inf else nearest
@@ -289,21 +215,7 @@ class CancelToken:
 
     def is_within(self, token: CancelToken) -> bool:
         """Is this `token` itself, or made below it? Closing a child does not change the answer."""
-        return any(each is token for each in self._lineage(closed=True))
-
-    def _lineage(self, *, closed: bool = False) -> Iterator[CancelToken]:
-        """The token and its ancestors, each once; those behind a closed one only if asked for."""
-        stack = [self]
-        seen: set[CancelToken] = set()
-        while stack:
-            token = stack.pop()
-            if len(token._links) > 1:
-                if token in seen:
-                    continue
-                seen.add(token)
-            yield token
-            if closed or token._open:
-                stack.extend(link.parent for link in token._links)
+        return any(each is token for each in lineage(self, closed=True))
 
     # Deciding
 
@@ -337,7 +249,7 @@ class CancelToken:
             if claims[0] is claim and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
                 for key in [*self._held]:
-                    if type(key) is LockType or isinstance(key, Waker):
+                    if isinstance(key, WAITING):
                         wake(key)  # a call, since an interruption at a nested `try:` would escape ours
                     else:
                         others = True
@@ -359,7 +271,7 @@ class CancelToken:
                 cancellation = Cancellation(self, claim)
             cancellation.flag()
             cancellation.run()
-            self._unpin_lineage()  # the way up may have been interrupted, too
+            unpin_lineage(self)  # the way up may have been interrupted, too
             cancellation.raise_errors(interrupt)
         if cancellation.errors:
             cancellation.raise_errors(None)
@@ -411,7 +323,7 @@ class CancelToken:
             except UnboundLocalError:
                 cancellation = self._cancellation(reason)
             cancel_all((cancellation,))
-            self._unpin_lineage()
+            unpin_lineage(self)
             raise
         return cancellation.won
 
@@ -460,7 +372,7 @@ class CancelToken:
             held = parent._held
             if self in held:
                 held.pop(self, None)
-                parent._unpin()
+                unpin(parent)
 
     def __enter__(self) -> Self:
         return self
@@ -493,17 +405,17 @@ class CancelToken:
         if recording:
             note_origin(registration)
         if self._links:
-            self._pin()
+            pin(self)
         if self.cancelled:  # published, so look again, and take back: whoever takes it runs it (T-S4)
             callback = held.pop(registration, None)
-            self._unpin_lineage()  # _pin() may have gone on upwards behind the back of the one who cancelled
+            unpin_lineage(self)  # pin() may have gone on upwards behind the back of the one who cancelled
             if callback is not None:
                 self._run_late(callback)
         return registration
 
     def _run_late(self, callback: Callable[[], object]) -> None:
         """Run a callback that came after the decision, but not before the whole tree is flagged (T-S1)."""
-        for token in list(self._lineage()):
+        for token in list(lineage(self)):
             if token.cancelled and not token._settled:
                 Cancellation(token, token._claims[0]).help_mark()
         depth = thread_state.callback_depth
@@ -537,7 +449,7 @@ class CancelToken:
         finally:
             held.pop(lock, None)
             if not held and self._links:
-                self._unpin()
+                unpin(self)
         return self.cancelled
 
     def add_waker(self, waker: Waker) -> None:
@@ -548,14 +460,14 @@ class CancelToken:
         """
         self._held[waker] = None
         if self._links:  # the task may be held by nobody but by what it waits for
-            self._pin()
+            pin(self)
 
     def remove_waker(self, waker: Waker) -> None:
         """Undo `add_waker()`, once or more often; it never waits."""
         held = self._held
         held.pop(waker, None)
         if not held and self._links:
-            self._unpin()
+            unpin(self)
 
     def sleep(self, seconds: float) -> None:
         """Do nothing for `seconds`.
@@ -572,10 +484,7 @@ class CancelToken:
         Raises:
             Cancelled: Instead of the next item.
         """
-        self.check()
-        for item in iterable:
-            yield item
-            self.check()
+        return checked(self, iterable)
 
     def aiter(self, aiterable: AsyncIterable[T]) -> AsyncIterator[T]:
         """Iterate asynchronously, checking before each item is asked for (T-S17).
@@ -585,21 +494,13 @@ class CancelToken:
         Raises:
             Cancelled: Instead of the next item.
         """
-        return _CheckedAsyncIterator(self, aiterable)
+        return CheckedAsyncIterator(self, aiterable)
 
     # Looking at it
 
     def stats(self) -> TokenStats:
         """Count what hangs on this token itself (T-S8)."""
-        keys = list(self._held)
-        registrations = [key for key in keys if isinstance(key, Registration)]
-        children = [child for link in list(self._children) if (child := link()) is not None]
-        return TokenStats(
-            children=len(self._children),
-            registrations=len(registrations),
-            waiting=len(keys) - len(registrations) - sum(isinstance(key, CancelToken) for key in keys),
-            origins=known_origins([*registrations, *children]),
-        )
+        return stats_of(self)
 
     def __repr__(self) -> str:
         name = "" if self.name is None else f" {self.name!r}"
@@ -629,62 +530,6 @@ class CancelToken:
             return attrs.evolve(reason, at=self._now() if reason.at is None else reason.at)
         # "from None", since cancel() asks twice: after an interruption it can't know what has come before it.
         raise TypeError(f"reason must be a str or a CancelReason, not {reason!r}") from None
-
-    def _pin(self) -> None:
-        """Make the parents hold this token strongly, up to the roots (T-S7)."""
-        token = self
-        if len(token._links) == 1 and token._open:  # the quick way for most: pinned already, or below a root
-            parent = token._links[0].parent
-            if token in parent._held:
-                return
-            if not parent._links:
-                parent._held[token] = None
-                if token._open:
-                    return
-        others: list[CancelToken] = []
-        while True:
-            if token._open:
-                for link in token._links:
-                    parent = link.parent
-                    # If it is there, its ancestors are pinned, or whoever unpins them looks again.
-                    if token not in parent._held:
-                        parent._held[token] = None
-                        if parent._links:
-                            others.append(parent)
-            if not token._open:  # published, so look again: close() may have passed
-                for link in token._links:
-                    link.parent._held.pop(token, None)
-            if not others:
-                return
-            token = others.pop()
-
-    def _unpin(self) -> None:
-        """Let the parents hold this token weakly again if nothing is on it any more, up to the roots."""
-        token = self
-        if len(token._links) == 1 and not token._held:  # the quick way for most, as above
-            parent = token._links[0].parent
-            if not parent._links:
-                parent._held.pop(token, None)
-                if not token._held:
-                    return
-        others: list[CancelToken] = []
-        while True:
-            if not token._held:
-                for link in token._links:
-                    parent = link.parent
-                    if token in parent._held:  # if not, whoever unpinned it goes on upwards
-                        parent._held.pop(token, None)
-                        if parent._links:
-                            others.append(parent)
-                if token._held:  # unpinned, so look again: a newcomer may have seen itself pinned
-                    token._pin()
-            if not others:
-                return
-            token = others.pop()
-
-    def _unpin_lineage(self) -> None:
-        for token in list(self._lineage()):
-            token._unpin()
 
 
 class _Never(CancelToken):
@@ -716,18 +561,3 @@ class _Never(CancelToken):
 
 
 _NEVER = _Never(name="never")
-
-
-class _CheckedAsyncIterator(AsyncIterator[T]):
-    """A class and not an async generator: there is nothing to finalize when the caller breaks out."""
-
-    __slots__ = ("_items", "_token")
-
-    def __init__(self, token: CancelToken, aiterable: AsyncIterable[T]) -> None:
-        self._token = token
-        self._items: Any = aiter(aiterable)
-
-    async def __anext__(self) -> T:
-        self._token.check()
-        item: T = await anext(self._items)
-        return item

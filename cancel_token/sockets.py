@@ -30,9 +30,10 @@ import weakref
 from collections.abc import Iterable, Iterator
 
 from cancel_token._errors import Cancelled
+from cancel_token._registration import Registration
 from cancel_token._resolver import AddressInfo as AddressInfo
 from cancel_token._resolver import resolve as resolve
-from cancel_token._token import CancelToken, Registration
+from cancel_token._token import CancelToken
 
 if sys.platform != "win32":
     import fcntl

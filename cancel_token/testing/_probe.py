@@ -19,8 +19,9 @@ from types import FrameType
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from cancel_token import _cancellation, _deadline, _token
-from cancel_token._token import CancelToken, Registration
+from cancel_token import _cancellation, _deadline, _iteration, _registration, _stats, _token, _tree
+from cancel_token._registration import Registration
+from cancel_token._token import CancelToken
 from cancel_token.testing import _clock
 from cancel_token.testing._points import FLAG, Kind, Lane, Runaway, here, is_cancelled
 
@@ -35,7 +36,8 @@ _submit = ThreadPoolExecutor.submit
 _CHECK = CancelToken.check.__code__
 _CLOSE = _close.__code__
 # Reads in these files are the token's own business, but those of `check()`.
-_INTERNAL = frozenset(str(module.__file__) for module in (_token, _cancellation, _deadline, _clock))
+_OWN = (_token, _tree, _registration, _iteration, _stats, _cancellation, _deadline, _clock)
+_INTERNAL = frozenset(str(module.__file__) for module in _OWN)
 # A scope's look at its token is its user's. By name: who explores blocking code loads no loops.
 _TRANSPARENT = _INTERNAL | {__file__, os.path.join(os.path.dirname(str(_token.__file__)), "aio.py")}
 # Those of which `Recording.threads` says whether they do anything, or whose jobs it knows.

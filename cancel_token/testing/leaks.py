@@ -13,7 +13,8 @@ from typing import Literal, get_args
 
 import attrs
 
-from cancel_token._token import CancelToken, Registration
+from cancel_token._registration import Registration
+from cancel_token._token import CancelToken
 
 Resource = Literal["threads", "tasks", "fds", "children", "registrations"]
 

@@ -15,7 +15,8 @@ import pytest
 import trustme
 
 from cancel_token._errors import Cancelled
-from cancel_token._token import CancelToken, Registration
+from cancel_token._registration import Registration
+from cancel_token._token import CancelToken
 from cancel_token.sockets import SocketHook, connect_hooked, create_connection, shutdown_on_cancel
 from tests.cancel_token.stalling import Call, FullListener, no_descriptor_left, wait_for_hang_up
 
