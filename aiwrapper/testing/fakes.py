@@ -8,44 +8,20 @@ what it asked and when its peer hung up.
 One thread accepts, one more serves each connection; all of them end in `close`.
 """
 
-import json
 import ssl
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
-from typing import Any, TypeAlias
+from collections.abc import Iterable
 
-from attrs import frozen
-
-from aiwrapper._core.dialect import Dialect, Violation
-from aiwrapper.dialects.anthropic import Anthropic
-from aiwrapper.dialects.openai_chat import OpenAIChat
+from aiwrapper._core.dialect import Dialect
+from aiwrapper.testing._answers import API_KEY, MODEL, Answers
 from aiwrapper.testing._holds import Hold, Holds, Place
 from aiwrapper.testing._http import BadRequest, Head, RequestReader
 from aiwrapper.testing._listener import Listener
-from aiwrapper.testing._provider import Provider, seals
 from aiwrapper.testing._records import FakeConnection, FakeRequest
 from aiwrapper.testing._response import LineCut, Response
 from aiwrapper.testing._wire import PeerGone, ServerStopped, Wire
-from aiwrapper.testing.rendering import PROVIDERS, DialectName
-from aiwrapper.testing.scripts import DEFAULT_TURN, Answer, Delivery, HttpError, Raw, Turn
-
-_DIALECTS: Mapping[DialectName, Dialect] = {"openai_chat": OpenAIChat(), "anthropic": Anthropic()}
-_JSON = ("content-type", "application/json")
-_EVENTS = ("content-type", "text/event-stream; charset=utf-8")
-_REFUSED = Delivery(framing="length")
-
-_Headers: TypeAlias = tuple[tuple[str, str], ...]
-
-
-@frozen
-class _Prepared:
-    """A response before it is sent."""
-
-    status: int
-    headers: _Headers
-    events: Iterable[bytes]
-    delivery: Delivery
+from aiwrapper.testing.rendering import DialectName
+from aiwrapper.testing.scripts import Answer
 
 
 class FakeProvider:
@@ -70,8 +46,8 @@ class FakeProvider:
         dialect: DialectName,
         script: Iterable[Answer] = (),
         *,
-        api_key: str = "sk-fake-0123456789abcdef",
-        model: str = "fake-model",
+        api_key: str = API_KEY,
+        model: str = MODEL,
         tls: ssl.SSLContext | None = None,
         host: str = "127.0.0.1",
         rules: Dialect | None = None,
@@ -79,19 +55,17 @@ class FakeProvider:
         self.dialect: DialectName = dialect
         self.api_key = api_key
         self.model = model
-        self._provider: Provider = PROVIDERS[dialect]
-        self._judge = _Judge(rules or _DIALECTS[dialect], self._provider, api_key=api_key, model=model)
+        self._answers = Answers(dialect, script, api_key=api_key, model=model, rules=rules)
         self._holds = Holds()
         self._changed = threading.Condition()
-        self._answers: Iterator[Answer] = iter(script)  # this and the next two are guarded by `_changed`
-        self._requests: list[FakeRequest] = []
+        self._requests: list[FakeRequest] = []  # this and the next are guarded by `_changed`
         self._connections: list[FakeConnection] = []
         self._listener = Listener(host, tls, self._serve)
 
     @property
     def base_url(self) -> str:
         """What the official client takes as its base URL. Known once the fake has been entered."""
-        return self._listener.origin + self._provider.base_path
+        return self._listener.origin + self._answers.provider.base_path
 
     @property
     def address(self) -> tuple[str, int]:
@@ -125,8 +99,7 @@ class FakeProvider:
 
     def add(self, *answers: Answer) -> None:
         """Add answers to the end of the script; also after it has ended."""
-        with self._changed:
-            self._answers = chain(self._answers, answers)
+        self._answers.add(answers)
 
     def hold_at(self, place: Place) -> Hold:
         """Hold the first connection or request that gets to a place from now on.
@@ -190,7 +163,7 @@ class FakeProvider:
         try:
             self._hold("upload", wire, connection, request)
             reader.body(head, request.arrived)
-            prepared = self._prepare(request)
+            prepared = self._answers.prepare(request)
             response = Response(wire, request, self._holds, prepared.delivery)
             response.send(prepared.status, prepared.headers, prepared.events)
         except PeerGone as gone:
@@ -213,73 +186,3 @@ class FakeProvider:
     ) -> None:
         if (hold := self._holds.take(place)) is not None:
             hold.keep(wire, connection, request)
-
-    def _prepare(self, request: FakeRequest) -> _Prepared:
-        serial = request.number
-        own = self._provider.headers(serial)
-        refusal = self._judge.refusal(request)
-        if refusal is not None:
-            status, body = refusal
-            return _Prepared(status, (_JSON, *own), [body], _REFUSED)
-        with self._changed:
-            answer = next(self._answers, DEFAULT_TURN)
-        match answer:
-            case Raw():
-                headers = (("content-type", answer.content_type), *own)
-                events: Iterable[bytes] = answer.body.splitlines(keepends=True)
-                return _Prepared(answer.status, headers, events, answer.delivery)
-            case HttpError():
-                wait = () if answer.retry_after is None else (("retry-after", answer.retry_after),)
-                body = self._provider.error(answer.status, answer.message, serial=serial)
-                return _Prepared(answer.status, (_JSON, *own, *wait), [body], answer.delivery)
-            case Turn():
-                self._judge.issue(answer)
-                asked = self._provider.asked(request.json(), model=self.model, serial=serial)
-                if request.json().get("stream") is True:
-                    events = self._provider.events(answer, asked)
-                    return _Prepared(200, (_EVENTS, *own), events, answer.delivery)
-                return _Prepared(200, (_JSON, *own), [self._provider.whole(answer, asked)], answer.delivery)
-
-
-class _Judge:
-    """Whether the provider would take a request, and what it would say if not."""
-
-    def __init__(self, dialect: Dialect, provider: Provider, *, api_key: str, model: str) -> None:
-        self._dialect = dialect
-        self._provider = provider
-        self._api_key = api_key
-        self._model = model
-        self._issued: set[str] = set()  # grows by single atomic additions
-
-    def issue(self, turn: Turn) -> None:
-        """Remember what is given out sealed."""
-        self._issued.update(seals(turn))
-
-    def refusal(self, request: FakeRequest) -> tuple[int, bytes] | None:
-        """Status and body of the refusal; None for a good request. Notes the broken rules in the request."""
-        provider, serial = self._provider, request.number
-        if request.path.partition("?")[0] != provider.path or request.method != "POST":
-            return 404, provider.unknown_path(request.method, request.path, serial=serial)
-        key = provider.key(request.headers)
-        if key != self._api_key:
-            return 401, provider.wrong_key(key, serial=serial)
-        if (words := provider.missing_header(request.headers)) is not None:
-            return 400, provider.error(400, words, serial=serial)
-        try:
-            body: Any = json.loads(request.body)  # Any: JSON from somebody else
-        except ValueError as error:
-            return 400, provider.bad_json(str(error), serial=serial)
-        if not isinstance(body, dict):
-            return 400, provider.bad_json("it is no object", serial=serial)
-        if "model" in body and body["model"] != self._model:
-            return 404, provider.unknown_model(body["model"], serial=serial)
-        request.violations = tuple(self._broken(body))
-        if request.violations:
-            return 400, provider.refusal(request.violations[0], serial=serial)
-        return None
-
-    def _broken(self, body: dict[str, Any]) -> Iterator[Violation]:
-        yield from self._dialect.violations(body)
-        forged = self._provider.forged_reasoning(body, self._issued)
-        if forged is not None:
-            yield forged

@@ -74,29 +74,44 @@ def json_objects() -> st.SearchStrategy[dict[str, Any]]:  # Any: JSON
     return st.dictionaries(_texts, values, max_size=3)
 
 
-def calls() -> st.SearchStrategy[Call]:
-    """Calls whose arguments are JSON objects."""
-    texts = json_objects().map(lambda value: json.dumps(value, ensure_ascii=False))
+def calls(
+    arguments: st.SearchStrategy[dict[str, Any]] | None = None, *, whole: bool = True
+) -> st.SearchStrategy[Call]:
+    """Calls.
+
+    Args:
+        arguments: JSON objects; without it, any.
+        whole: False for some whose arguments are cut somewhere, as a limit of tokens does it.
+    """
+    texts = (json_objects() if arguments is None else arguments).map(
+        lambda value: json.dumps(value, ensure_ascii=False)
+    )
+    if not whole:
+        texts |= st.builds(lambda text, at: text[: at % len(text)], texts, st.integers(0, 100))
     return st.builds(Call, st.sampled_from(TOOL_NAMES), pieces_of(texts))
 
 
 def turns(
-    *, whole: bool = False, delivery: st.SearchStrategy[Delivery] | None = None
+    *,
+    whole: bool = False,
+    delivery: st.SearchStrategy[Delivery] | None = None,
+    arguments: st.SearchStrategy[dict[str, Any]] | None = None,
 ) -> st.SearchStrategy[Turn]:
-    """Turns: reasoning and text in any order, then up to four parallel calls.
+    """Turns: reasoning (signed or not) and text in any order, then up to four parallel calls.
 
     Args:
         whole: only those that a provider has finished in the ordinary way.
         delivery: how their bytes travel; without it, plainly.
+        arguments: what the calls are given; without it, any JSON objects.
     """
     words = st.builds(Say, pieces_of(_texts.filter(lambda text: text.strip() != "")))
-    thoughts = st.builds(Think, pieces_of(_texts.filter(bool))) | st.builds(
-        Redacted, _texts.map("fake/{}".format)
-    )
+    thoughts = st.builds(
+        Think, pieces_of(_texts.filter(bool)), signature=st.sampled_from((None, None, ""))
+    ) | st.builds(Redacted, _texts.map("fake/{}".format))
     blocks: st.SearchStrategy[tuple[Block, ...]] = st.builds(
         lambda said, called: (*said, *called),
         st.lists(words | thoughts, max_size=4),
-        st.lists(calls(), max_size=4),
+        st.lists(calls(arguments, whole=whole), max_size=4),
     )
     counts = st.none() | st.integers(0, 10**9)
     usage = st.builds(
@@ -128,25 +143,35 @@ def deliveries() -> st.SearchStrategy[Delivery]:
     )
 
 
-def answers() -> st.SearchStrategy[Answer]:
-    """One answer: mostly a turn, sometimes an error or junk."""
+def answers(
+    arguments: st.SearchStrategy[dict[str, Any]] | None = None,
+) -> st.SearchStrategy[Answer]:
+    """One answer: mostly a turn, sometimes an error or junk; `arguments` as for `turns`."""
     errors = st.builds(
         HttpError, st.sampled_from(_STATUSES), retry_after=st.none() | st.sampled_from(("0", "soon"))
     )
     return st.one_of(
-        turns(whole=True),
-        turns(delivery=deliveries()),
+        turns(whole=True, arguments=arguments),
+        turns(delivery=deliveries(), arguments=arguments),
         errors,
         st.builds(Raw, st.sampled_from(_JUNK) | st.binary(max_size=100), delivery=deliveries()),
     )
 
 
-def provider_scripts(*, whole: bool = False, max_answers: int = 4) -> st.SearchStrategy[Script]:
+def provider_scripts(
+    *,
+    whole: bool = False,
+    max_answers: int = 4,
+    arguments: st.SearchStrategy[dict[str, Any]] | None = None,
+) -> st.SearchStrategy[Script]:
     """Scripts.
 
     Args:
         whole: only turns that the provider finishes and that arrive; no errors, no junk, no cuts.
         max_answers: how many answers at most.
+        arguments: what calls are given; without it any JSON objects, which few tools take.
     """
-    answer: st.SearchStrategy[Answer] = turns(whole=True) if whole else answers()
+    answer: st.SearchStrategy[Answer] = (
+        turns(whole=True, arguments=arguments) if whole else answers(arguments)
+    )
     return st.builds(Script, st.lists(answer, max_size=max_answers))

@@ -1,0 +1,405 @@
+"""The conversation oracle: whether a run that has ended, however it ended, kept every rule.
+
+    evidence = Evidence(result=result, before=conversation, heard=[subscriber.log], token=token)
+    assert_rules_kept(evidence)
+
+Each rule has one home elsewhere (`validate`, `changes`, `Dialect.violations`, the fold); here they are asked together,
+and what no value can tell by itself is compared with the log by a twin that reads it without a state. The ids are those
+of docs/conversations.md. Threads, sockets and tasks (R1) are the business of `cancel_token.testing`.
+
+What the evidence leaves out is not judged: the more of it there is, the more is proved.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from attrs import define, evolve, field, frozen
+
+from aiwrapper._core.conversation import (
+    Conversation,
+    State,
+    append,
+    continue_,
+    fold,
+    move_head,
+    run_report,
+    settle,
+)
+from aiwrapper._core.dialect import Dialect, Options, ToolSpec
+from aiwrapper._core.log import (
+    Entry,
+    RetryWaiting,
+    RunFailed,
+    RunFinished,
+    RunStopped,
+    TextDelta,
+    ToolCallReady,
+    ToolFinished,
+    ToolStarted,
+    TurnFinished,
+    TurnStarted,
+    UsageReported,
+)
+from aiwrapper._core.log_json import dump_log, load_log
+from aiwrapper._core.messages import (
+    AssistantMessage,
+    Message,
+    Producer,
+    Text,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from aiwrapper._core.text import is_json_object
+from aiwrapper._core.validity import Violation, changes, repair, validate
+from aiwrapper._run_result import RunResult
+from aiwrapper.dialects.hosts import HOSTS
+from aiwrapper.dialects.openai_chat import OpenAIChat
+from aiwrapper.testing._log_twin import untold
+from aiwrapper.testing._provider import said
+from aiwrapper.testing._records import FakeRequest
+from aiwrapper.testing.scripts import Answer, HttpError, Turn
+from cancel_token import CancelToken
+from cancel_token import testing as cancel_testing
+
+_TERMINAL = (RunFinished, RunStopped, RunFailed)
+_STATUS: Final = {RunFinished: "completed", RunStopped: "stopped", RunFailed: "failed"}
+
+
+@define(eq=False)
+class Effect:
+    """What the handler of a tool did, told by itself: one for each time that it was called.
+
+    Args:
+        name: the tool's.
+        returned: the text it was about to return when its work was done; None if it did not come that far. To be
+            set where nothing can come between it and the `return`. Each text once, or results cannot be told apart.
+    """
+
+    name: str
+    returned: str | None = None
+
+
+@frozen(kw_only=True)
+class Evidence:
+    """What is known of a run that has ended.
+
+    Args:
+        result: what became of it; of a run that an exception went through, the agent's `last_result`.
+        before: the conversation that it went on from.
+        heard: what each subscriber was told of it, from the first entry on; at least one.
+        stored: what its sink has of it; None without a sink.
+        token: what stops it; None for one that could not be stopped.
+        interrupted: whether an exception that was not ours went through it (S9).
+        at_stop: the agent's conversation as it was when `cancel()` had returned; None if nobody looked then.
+        ended_at_stop: whether the run had ended by then.
+        at_end: the agent's conversation as a subscriber saw it when it was told the end; None if nobody looked.
+        busy_at_end: whether the agent called itself busy then, so that no next message could be said.
+        requests: what the provider saw of this run, in order.
+        answered: what it answered each of them; None for a refusal.
+        effects: what its tools did; None if they do not tell.
+        tools: what the model was offered, so that the next request may be judged.
+    """
+
+    result: RunResult
+    before: Conversation = field(factory=Conversation)
+    heard: Sequence[Sequence[Entry]]
+    stored: Sequence[Entry] | None = None
+    token: CancelToken | None = None
+    interrupted: bool = False
+    at_stop: Conversation | None = None
+    ended_at_stop: bool = False
+    at_end: Conversation | None = None
+    busy_at_end: bool = False
+    requests: Sequence[FakeRequest] | None = None
+    answered: Sequence[Answer | None] = ()
+    effects: Sequence[Effect] | None = None
+    tools: tuple[ToolSpec, ...] = ()
+
+
+def assert_rules_kept(evidence: Evidence) -> None:
+    """Fail unless the run kept every rule.
+
+    Raises:
+        cancel_token.testing.Violation: it did not; named by the first rule broken, with all of them in its text.
+    """
+    found = broken_rules(evidence)
+    if found:
+        text = "\n".join(f"{each.rule} {each.where}: {each.message}" for each in found)
+        raise cancel_testing.Violation(found[0].rule, text)
+
+
+def broken_rules(evidence: Evidence) -> list[Violation]:
+    """Every rule that the run broke; [] if none."""
+    found = list(_ends(evidence))
+    if found:
+        return found  # the log is not what the other rules take it for
+    entries, conversation = evidence.heard[0], evidence.result.conversation
+    found += _kept_and_told(evidence)
+    found += _status(evidence, entries)
+    found += validate(conversation)
+    found += changes(evidence.before, conversation)
+    found += untold(entries, conversation)
+    found += _read_again(evidence, entries)
+    found += _usage(evidence.result, entries)
+    found += _the_cut(evidence)
+    found += _effects(evidence, entries)
+    found += _asked(evidence, entries)
+    found += refused_next(conversation, evidence.tools)
+    if evidence.token is not None:
+        found += _left_on(evidence.token)
+    return found
+
+
+def _ends(evidence: Evidence) -> Iterator[Violation]:
+    """S1, E1: one end, told last, told to everybody alike."""
+    result = evidence.result
+    for number, entries in enumerate(evidence.heard):
+        where = f"heard[{number}]"
+        ends = [entry for entry in entries if isinstance(entry, _TERMINAL)]
+        if len(ends) != 1 or ends[0].run_id != result.run_id:
+            yield Violation("S1", where, f"the run has {len(ends)} ends: {ends}")
+        elif entries[-1] is not ends[0]:
+            yield Violation("E1", where, f"{entries[-1]} was told after the end")
+        elif _STATUS[type(ends[0])] != result.status:
+            yield Violation("S2", where, f"it was told that the run is {ends[0].kind}, not {result.status}")
+        if list(entries) != list(evidence.heard[0]):
+            yield Violation("E1", where, "it was told something else than another one was")
+
+
+def _kept_and_told(evidence: Evidence) -> Iterator[Violation]:
+    """E3, P1: the store has what was told, and whoever is told the end may go on."""
+    if evidence.stored is not None and list(evidence.stored) != list(evidence.heard[0]):
+        text = f"{len(evidence.stored)} entries are stored, {len(evidence.heard[0])} were told"
+        yield Violation("P1", "stored", text)
+    if evidence.at_end is not None and evidence.at_end != evidence.result.conversation:
+        yield Violation("E3", "at_end", "when the end was told, the conversation was another one")
+    if evidence.busy_at_end:
+        yield Violation("E3", "busy_at_end", "when the end was told, the agent was busy")
+
+
+def _status(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """S2, S3, S6, S9: the run ended as what happened to it says."""
+    result, stop, token = evidence.result, evidence.result.stop, evidence.token
+    asked_to_stop = token is not None and token.cancelled and not evidence.ended_at_stop
+    answered = _is_answered(entries)
+    if (stop is None) != (result.status != "stopped"):
+        yield Violation("S1", "result.stop", f"a {result.status} run has the stop report {stop}")
+    if result.status == "completed" and not answered:
+        yield Violation("S2", "result.status", "completed, and the provider has not said its end")
+    if result.status == "failed" and result.error is None:
+        yield Violation("S6", "result.error", "it failed, and nobody knows why")
+    if asked_to_stop and token is not None and token.reason is not None:
+        if answered and result.status != "completed":
+            yield Violation(
+                "S2", "result.status", f"{result.status}, and the answer was whole before the stop"
+            )
+        if not answered and result.status != "stopped":
+            yield Violation(
+                "S6", "result.status", f"{result.status}, and it was asked to stop: {result.error!r}"
+            )
+        if not answered and result.error is not None:
+            yield Violation("S6", "result.error", f"the stop is told as the error {result.error!r}")
+        reason = token.reason.cause or token.reason
+        if stop is not None and (stop.reason, stop.message) != (reason.kind, reason.message):
+            yield Violation(
+                "S3", "result.stop", f"{stop.reason} {stop.message!r}, and the reason was {reason}"
+            )
+    elif result.status == "stopped" and not evidence.interrupted:
+        yield Violation("S6", "result.status", f"stopped ({stop}), and nobody has asked it to")
+
+
+def _is_answered(entries: Sequence[Entry]) -> bool:
+    """Whether the provider has ended its last turn and asked for nothing in it."""
+    turn = 0
+    finished = calls = False
+    for entry in entries:
+        match entry:
+            case TurnStarted():
+                turn, finished, calls = entry.turn, False, False
+            case ToolCallReady() if is_json_object(entry.arguments):
+                calls = True
+            case TurnFinished():
+                finished = entry.turn == turn
+            case _:
+                pass
+    return finished and not calls
+
+
+def _read_again(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """S2, C14, C15, P2: what the log says, also from JSON, is what the result says."""
+    result = evidence.result
+    before = State(evidence.before)
+    loaded = fold(load_log(dump_log(entries)), before)
+    if loaded.run is not None:
+        yield Violation("P2", "loaded", "a run is open after it has ended")
+    if settle(loaded) != result.conversation:
+        yield Violation("C15", "loaded", "the log, loaded again, says another conversation than the result")
+    report = run_report(loaded, result.run_id)
+    if report is None or report.status != result.status:
+        yield Violation(
+            "C15", "loaded", f"the log, loaded again, says {report} of a run that {result.status}"
+        )
+    elif result.stop is not None and result.stop.tools != report.calls:
+        yield Violation("S2", "result.stop.tools", "the report tells of other calls than the log")
+    if repair(result.conversation) is not result.conversation:
+        yield Violation("C14", "result.conversation", "repair changes what was settled")
+
+
+def _usage(result: RunResult, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """U1, U2: the sum of each turn's last count, and complete only if all of them were seen."""
+    turns: dict[int, Usage] = {}
+    for entry in entries:
+        if isinstance(entry, TurnStarted):
+            turns[entry.turn] = Usage()
+        elif isinstance(entry, UsageReported):
+            turns[entry.turn] = turns[entry.turn].updated(entry.usage)
+    total = Usage(complete=True)
+    for usage in turns.values():
+        total = total.plus(usage)
+    if result.usage != total:
+        yield Violation("U1", "result.usage", f"{result.usage}, and the provider has counted {total}")
+    if result.stop is not None and result.stop.usage_complete != total.complete:
+        yield Violation(
+            "U1", "result.stop", f"usage_complete={result.stop.usage_complete}, and it is {total}"
+        )
+
+
+def _the_cut(evidence: Evidence) -> Iterator[Violation]:
+    """S8, E1: when `cancel()` has returned, nothing is said any more, and what was running may only end."""
+    if evidence.at_stop is None:
+        return
+    mine = f"{evidence.result.run_id}."
+    then = {message.id: message for message in evidence.at_stop.all_messages if message.id.startswith(mine)}
+    now = [m for m in evidence.result.conversation.all_messages if m.id.startswith(mine)]
+    for message in now:
+        was = then.get(message.id)
+        if was is None or not _may_have_become(was, message):
+            yield Violation("S8", message.id, f"after the stop it became {message}, and it was {was}")
+    for message_id in then.keys() - {message.id for message in now}:
+        yield Violation("S8", message_id, "it was there when the stop came, and is gone")
+
+
+def _may_have_become(was: Message, now: Message) -> bool:
+    if not (isinstance(was, ToolMessage) and isinstance(now, ToolMessage)):
+        return was == now
+    return [result.call_id for result in was.results] == [result.call_id for result in now.results] and all(
+        old == new or old.outcome == "interrupted_running"
+        for old, new in zip(was.results, now.results, strict=True)
+    )
+
+
+def _effects(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """C7, S8: what the tools did is what the log says they did, and nothing ran that it does not name."""
+    if evidence.effects is None:
+        return
+    names = {(entry.turn, entry.index): entry.name for entry in entries if isinstance(entry, ToolCallReady)}
+    started = Counter(names[entry.turn, entry.index] for entry in entries if isinstance(entry, ToolStarted))
+    called = Counter(effect.name for effect in evidence.effects)
+    for name in called:
+        if called[name] > started[name]:
+            text = f"called {called[name]} times, and started {started[name]} times as the log says"
+            yield Violation("S8", f"tool {name}", text)
+    told = Counter(
+        (names[entry.turn, entry.index], entry.content)
+        for entry in entries
+        if isinstance(entry, ToolFinished) and entry.outcome == "returned"
+    )
+    done = Counter((each.name, each.returned) for each in evidence.effects if each.returned is not None)
+    for name, content in told - done:
+        yield Violation(
+            "C7", f"tool {name}", f"the log has the result {content!r}, which it has not returned"
+        )
+    lost = done - told
+    stop = evidence.result.stop
+    lost -= Counter({each: 1 for each in lost if stop and each[0] in {call.name for call in stop.abandoned}})
+    for name, returned in lost:
+        yield Violation("C7", f"tool {name}", f"it has returned {returned!r}, which the log does not have")
+
+
+def _asked(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """S4, S8, C11, C13: what the provider was asked, and that its words are what was told."""
+    if evidence.requests is None:
+        return
+    for request in evidence.requests:
+        for broken in request.violations:
+            yield Violation(
+                "C13", f"requests[{request.number}]", f"refused for {broken.rule}: {broken.message}"
+            )
+    attempts: list[str] = []  # the text of each
+    whole: list[bool] = []
+    for entry in entries:
+        match entry:
+            case TurnStarted() | RetryWaiting():
+                attempts.append("")
+                whole.append(False)
+            case TextDelta():
+                attempts[-1] += entry.text
+            case TurnFinished():
+                whole[-1] = True
+            case _:
+                pass
+    if len(evidence.requests) > len(attempts):
+        text = f"{len(evidence.requests)} requests, and the log permits {len(attempts)}"
+        yield Violation("S8", "requests", text)
+    for number, answer in enumerate(evidence.answered[: len(attempts)]):
+        text = attempts[number]
+        if isinstance(answer, HttpError) and text:
+            yield Violation("C11", f"answered[{number}]", f"{text!r} was told of an error")
+        if isinstance(answer, Turn):
+            words = said(answer).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            if text != words and (whole[number] or not words.startswith(text)):
+                yield Violation("C11", f"answered[{number}]", f"told was {text!r}, and said {words!r}")
+
+
+def _left_on(token: CancelToken) -> Iterator[Violation]:
+    """R2: nothing of the run hangs on its token."""
+    stats = token.stats()
+    if stats.children or stats.registrations or stats.waiting:
+        yield Violation("R2", "token", f"{stats} after the end")
+
+
+def _kind(dialect: Dialect) -> Dialect:
+    """The dialect without the ways that no rule looks at, so that each kind of host is asked once."""
+    if isinstance(dialect, OpenAIChat):
+        return evolve(dialect, max_tokens_field="max_tokens", usage_option=True)
+    return dialect
+
+
+_KINDS: Final = tuple(dict.fromkeys(_kind(host.dialect) for host in HOSTS.values()))
+_USERS_NEXT: Final = "And now?"
+
+
+def refused_next(conversation: Conversation, tools: tuple[ToolSpec, ...] = ()) -> list[Violation]:
+    """C13, C16, C17: what any host's dialect refuses of the three ways to go on from here; [] if nothing.
+
+    Said is a user's next message, what `continue_` asks for, and another try of the last answer.
+
+    Args:
+        conversation: a settled one.
+        tools: what the model is offered.
+    """
+    ways = [append(conversation, UserMessage("the next", (Text(_USERS_NEXT),)))]
+    asked = continue_(conversation)
+    ways.append(conversation if asked is None else append(conversation, asked))
+    again = conversation.head
+    while again is not None and not isinstance(again, UserMessage):
+        again = conversation.message(again.parent_id)
+    if again is not None:
+        ways.append(move_head(conversation, again.id))
+    found: list[Violation] = []
+    for dialect, options in _everybody(conversation, tools):
+        for way in ways:
+            if way.head is not None:
+                found += dialect.violations(dialect.encode(way, options))
+    return found
+
+
+def _everybody(conversation: Conversation, tools: tuple[ToolSpec, ...]) -> Iterator[tuple[Dialect, Options]]:
+    """Each kind of host that we know, as asked by the last producer and, where there is one, with thinking."""
+    producers = [m.producer for m in conversation.all_messages if isinstance(m, AssistantMessage)]
+    for dialect in _KINDS:
+        last = next((p for p in reversed(producers) if p.dialect == dialect.name), None)
+        producer = last or Producer(dialect.name, "elsewhere.example", model="another")
+        yield dialect, Options(producer=producer, tools=tools, thinking_tokens=2_000)

@@ -1,0 +1,252 @@
+"""What the proof explores: an agent that is talked to, and all that anybody can know of it afterwards."""
+
+import itertools
+import threading
+from collections.abc import Iterable
+from contextvars import ContextVar
+
+from aiwrapper import (
+    AssistantMessage,
+    CancelToken,
+    ChatAgent,
+    Conversation,
+    Entry,
+    Lang,
+    Producer,
+    RetryPolicy,
+    RunFailed,
+    RunFinished,
+    RunResult,
+    RunStopped,
+    Sink,
+    Text,
+    ToolCall,
+    ToolFinished,
+    ToolMessage,
+    ToolResult,
+    ToolStarted,
+    UserMessage,
+    tool,
+    validate,
+)
+from aiwrapper._core.validity import changes
+from aiwrapper.testing import Answer, DialectName
+from aiwrapper.testing.oracle import Effect, Evidence
+from aiwrapper.testing.scripted import ScriptedTransport
+
+DIALECTS: tuple[DialectName, ...] = ("openai_chat", "anthropic")
+
+BEFORE = Conversation.of(
+    (
+        UserMessage("u", (Text("Where were we?"),)),
+        AssistantMessage(
+            "r.1",
+            (Text("Let me see."), ToolCall("r.1.0", "search", arguments="{}", provider_id="call_1")),
+            producer=Producer("openai_chat", "api.openai.com", model="gpt"),
+        ),
+        ToolMessage("r.1.results", (ToolResult("r.1.0", "nothing found", outcome="raised"),)),
+        AssistantMessage(
+            "r.2", (Text("Half an ans"),), producer=Producer("anthropic", "a", model="b"), stopped=True
+        ),
+    )
+)
+"""What was said before: by others, with a call that failed and an answer that was cut."""
+
+
+class Ear:
+    """A subscriber or a sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.log: list[Entry] = []
+
+    def append(self, entry: Entry, /) -> None:
+        self.log.append(entry)
+
+
+class Quarrelsome(Ear):
+    """A subscriber that takes a few entries and then raises, which is nobody's affair but its own (E2)."""
+
+    def append(self, entry: Entry, /) -> None:
+        if len(self.log) == 2:
+            raise ZeroDivisionError("a subscriber's own bug")
+        super().append(entry)
+
+
+class AtTheEnd:
+    """A subscriber that looks at the agent when it is told the end (E3)."""
+
+    def __init__(self, agent: ChatAgent) -> None:
+        self.agent = agent
+        self.conversation: Conversation | None = None
+        self.busy = False
+
+    def append(self, entry: Entry, /) -> None:
+        if isinstance(entry, RunFinished | RunStopped | RunFailed):
+            self.conversation = self.agent.conversation
+            self.busy = self.agent.busy
+
+
+class Talk:
+    """An agent, its provider in this process, its tools, and what is known of its last run."""
+
+    def __init__(
+        self, dialect: DialectName, script: Iterable[Answer], *, before: Conversation = BEFORE
+    ) -> None:
+        self.transport = ScriptedTransport(dialect, script)
+        self.effects: list[Effect] = []
+        self.agent = ChatAgent(
+            lang_of(self.transport),
+            TOOLS,
+            conversation=before,
+            tool_grace_seconds=3600.0,  # of a clock that nobody moves: a tool that does not obey hangs
+        )
+        self._forget()
+
+    def _forget(self) -> None:
+        self.before = self.agent.conversation
+        self.ears = (Ear(), Ear())
+        self.sink = Ear()
+        self.at_end = AtTheEnd(self.agent)
+        self.order = Order()
+        self.at_stop: Conversation | None = None
+        self.ended_at_stop = False
+        self._results_before = self.agent.last_result
+        self._requests_before = len(self.transport.requests)
+        self.effects.clear()
+
+    def run(self, token: CancelToken, said: str = "Go", *, others: Iterable[Sink] = ()) -> RunResult:
+        """Say something; `others` are subscribers, too."""
+        _effects.set(self.effects)  # tools run in a copy of our context
+        _order.set(self.order)
+        with token.on_cancel(self._note_stop):
+            return self.agent.run(
+                said,
+                token=token,
+                sink=self.sink,
+                subscribers=(self.ears[0], Quarrelsome(), self.order, self.at_end, self.ears[1], *others),
+            )
+
+    def _note_stop(self) -> None:
+        """How things are when the stop has passed: it has reached the run before it comes here."""
+        run = self.agent._run
+        self.ended_at_stop = self.agent.last_result is not self._results_before or (
+            run is not None and run.ended
+        )
+        self.at_stop = self.agent.conversation
+        self.order.stop()
+
+    def evidence(self, result: RunResult, token: CancelToken) -> Evidence:
+        """All that is known of the run."""
+        return Evidence(
+            result=result,
+            before=self.before,
+            heard=[ear.log for ear in self.ears],
+            stored=self.sink.log,
+            token=token,
+            at_stop=self.at_stop,
+            ended_at_stop=self.ended_at_stop,
+            at_end=self.at_end.conversation,
+            busy_at_end=self.at_end.busy,
+            requests=self.transport.requests[self._requests_before :],
+            answered=self.transport.answered[self._requests_before :],
+            effects=list(self.effects),
+            tools=tuple(each.spec for each in self.agent.tools.values()),
+        )
+
+    def go_on(self) -> None:
+        """Say the next thing, undisturbed: it is taken, answered, and keeps every rule, too."""
+        self._forget()
+        self.transport.say()
+        token = CancelToken()
+        result = self.run(token, "And now?")
+        assert (result.status, result.error) == ("completed", None)
+        assert [] == [broken for request in self.transport.requests for broken in request.violations]
+        assert [] == validate(result.conversation) + changes(self.before, result.conversation)
+
+
+def lang_of(transport: ScriptedTransport) -> Lang:
+    make = Lang.openai_like if transport.dialect == "openai_chat" else Lang.anthropic
+    return make(
+        base_url=transport.base_url,
+        model=transport.model,
+        api_key=transport.api_key,
+        transport=transport,
+        retry=RetryPolicy(max_attempts=3),
+    )
+
+
+class Order:
+    """Lets tools that run side by side end one after the other, so that a run is the same each time.
+
+    A subscriber, too: it is told of a call's start just before the call's context is copied, and so gives each call
+    its place. Nobody waits any more once the run has been stopped.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ended = 0
+        self._stopped = False
+        self._started = 0
+
+    def append(self, entry: Entry, /) -> None:
+        if isinstance(entry, ToolStarted):
+            _place.set(self._started)
+            self._started += 1
+        elif isinstance(entry, ToolFinished) and entry.outcome in ("returned", "raised"):
+            with self._changed:
+                self._ended += 1
+                self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def wait_for_my_turn(self) -> None:
+        place = _place.get()
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._ended >= place)
+
+
+_effects: ContextVar[list[Effect]] = ContextVar("what the tools of the talk that runs them do")
+_order: ContextVar[Order] = ContextVar("in which order they end")
+_place: ContextVar[int] = ContextVar("which of them a call is")
+_numbers = itertools.count()
+
+
+def _begun(name: str) -> Effect:
+    effect = Effect(name)
+    _effects.get().append(effect)
+    return effect
+
+
+def _done(effect: Effect, what: str) -> str:
+    _order.get().wait_for_my_turn()
+    effect.returned = f"{what} {next(_numbers)}"
+    return effect.returned
+
+
+@tool
+def read_page(*, token: CancelToken) -> str:
+    """Looks at its token."""
+    effect = _begun("read_page")
+    for _ in token.iter(range(3)):
+        pass
+    return _done(effect, "page")
+
+
+@tool
+def search() -> str:
+    """Fails."""
+    _begun("search")
+    _order.get().wait_for_my_turn()
+    raise LookupError("nothing found")
+
+
+@tool
+def run() -> str:
+    """Knows no token."""
+    return _done(_begun("run"), "output")
+
+
+TOOLS = (read_page, search, run)
