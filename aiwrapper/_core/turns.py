@@ -112,7 +112,7 @@ class OpenTurn:
     def calls(self, run_id: str) -> Iterator[tuple[int, ToolCall]]:
         """The calls that exist, with their indices, in the order in which the provider began them."""
         for slot in _slots(self):
-            if isinstance(slot, _CallSlot) and slot.ready is not None:
+            if isinstance(slot, CallSlot) and slot.ready is not None:
                 yield slot.index, _tool_call(run_id, self, slot.ready)
 
     def taken(self, entry: InTurn) -> "OpenTurn":
@@ -175,16 +175,16 @@ def turn_messages(
     results: list[ToolResult] = []
     for slot in _slots(turn):
         match slot:
-            case _TextSlot():
+            case TextSlot():
                 text = "".join(slot.pieces)
                 if not is_blank(text):
                     parts.append(Text(text))
-            case _ReasoningSlot():
+            case ReasoningSlot():
                 thought = "".join(slot.pieces)
                 if slot.payload is not None or not is_blank(thought):
                     opaque = None if slot.payload is None else Opaque(turn.producer, slot.payload)
                     parts.append(Reasoning(thought, complete=slot.complete, opaque=opaque))
-            case _CallSlot():
+            case CallSlot():
                 if slot.ready is None:
                     cut_calls.append(CutCall(slot.name, "".join(slot.pieces)))
                     continue
@@ -229,19 +229,25 @@ def _result(turn: OpenTurn, call_id: str, index: int) -> ToolResult:
     return ToolResult(call_id, SYNTHETIC_RESULTS[outcome], outcome=outcome)
 
 
-class _TextSlot:
+class TextSlot:
+    """A text part that is being said."""
+
     def __init__(self) -> None:
         self.pieces: list[str] = []
 
 
-class _ReasoningSlot:
+class ReasoningSlot:
+    """A reasoning part that is being said."""
+
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.complete = False
         self.payload: str | None = None
 
 
-class _CallSlot:
+class CallSlot:
+    """A call that is being said; it exists once it is `ready`."""
+
     def __init__(self, index: int, name: str) -> None:
         self.index = index
         self.name = name
@@ -249,42 +255,47 @@ class _CallSlot:
         self.ready: ToolCallReady | None = None
 
 
-_Slot: TypeAlias = _TextSlot | _ReasoningSlot | _CallSlot
+Slot: TypeAlias = TextSlot | ReasoningSlot | CallSlot
 
 
-def _slots(turn: OpenTurn) -> list[_Slot]:
-    """The parts of the turn in the order in which the provider began them (C4)."""
-    slots: list[_Slot] = []
-    calls: dict[int, _CallSlot] = {}
-    thinking: _ReasoningSlot | None = None  # the reasoning that is not finished, the newest of them
-    for entry in turn.entries:
+class Slots:
+    """The parts of a turn in the order in which the provider began them (C4), as far as its entries were taken."""
+
+    def __init__(self) -> None:
+        self.all: list[Slot] = []
+        self._calls: dict[int, CallSlot] = {}
+        self._thinking: ReasoningSlot | None = None  # the reasoning that is not finished, the newest of them
+
+    def take(self, entry: InTurn, turn: OpenTurn) -> None:
+        """Take the next entry of a turn."""
+        slots, calls = self.all, self._calls
         match entry:
             case TextDelta():
-                if not slots or not isinstance(slots[-1], _TextSlot):
-                    slots.append(_TextSlot())
+                if not slots or not isinstance(slots[-1], TextSlot):
+                    slots.append(TextSlot())
                 slots[-1].pieces.append(entry.text)
             case ReasoningDelta():
-                if thinking is None or slots[-1] is not thinking:
-                    thinking = _ReasoningSlot()
-                    slots.append(thinking)
-                thinking.pieces.append(entry.text)
+                if self._thinking is None or slots[-1] is not self._thinking:
+                    self._thinking = ReasoningSlot()
+                    slots.append(self._thinking)
+                self._thinking.pieces.append(entry.text)
             case ReasoningFinished():
-                if thinking is None:  # a part that shows nothing
-                    thinking = _ReasoningSlot()
-                    slots.append(thinking)
-                thinking.complete = True
-                thinking.payload = entry.payload
-                thinking = None
+                if self._thinking is None:  # a part that shows nothing
+                    self._thinking = ReasoningSlot()
+                    slots.append(self._thinking)
+                self._thinking.complete = True
+                self._thinking.payload = entry.payload
+                self._thinking = None
             case ToolCallStarted():
                 if entry.index not in calls:
-                    calls[entry.index] = _CallSlot(entry.index, entry.name)
+                    calls[entry.index] = CallSlot(entry.index, entry.name)
                     slots.append(calls[entry.index])
             case ToolCallArguments():
                 if entry.index in calls:
                     calls[entry.index].pieces.append(entry.text)
             case ToolCallReady():
                 if entry.index not in calls:
-                    calls[entry.index] = _CallSlot(entry.index, entry.name)
+                    calls[entry.index] = CallSlot(entry.index, entry.name)
                     slots.append(calls[entry.index])
                 slot = calls[entry.index]
                 slot.name = entry.name
@@ -294,4 +305,10 @@ def _slots(turn: OpenTurn) -> list[_Slot]:
                 pass  # how the calls went is looked up by key
             case _:
                 assert_never(entry)
-    return slots
+
+
+def _slots(turn: OpenTurn) -> list[Slot]:
+    slots = Slots()
+    for entry in turn.entries:
+        slots.take(entry, turn)
+    return slots.all
