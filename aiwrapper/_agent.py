@@ -61,13 +61,15 @@ class Agent:
     ) -> None:
         self.lang = lang
         self.tools: Mapping[str, Tool[..., object]] = MappingProxyType(_by_name(tools))
+        self.instructions = instructions
+        self.max_turns = max_turns
+        self.tool_grace_seconds = tool_grace_seconds
         self._model = lang.call(instructions, self.tools.values())
         self._tool_calls = ToolCalls(self.tools, tool_grace_seconds)
         for made in self.tools.values():
             self._refuse(made)
         self._has_tasks = any(made.is_async for made in self.tools.values())
         self._sink = sink
-        self._max_turns = max_turns
         self._now = now
         # The id of the run that has the agent's own conversation, at 0. Claimed by one atomic `setdefault` and not
         # under a lock, so that a Ctrl-C at any bytecode finds it claimed or free, and never a lock that nobody frees.
@@ -132,7 +134,7 @@ class Agent:
             run_id,
             user_message=message,
             token=CancelToken.never() if token is None else token,
-            max_turns=self._max_turns,
+            max_turns=self.max_turns,
             sink=sink if sink is not None or not own else self._sink,
             subscribers=subscribers,
             now=self._now,

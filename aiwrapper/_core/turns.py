@@ -190,7 +190,7 @@ def turn_messages(
                     continue
                 call = _tool_call(run_id, turn, slot.ready)
                 parts.append(call)
-                results.append(_result(turn, call.id, slot.index))
+                results.append(tool_result(turn, call.id, slot.index))
             case _:
                 assert_never(slot)
     if not parts:
@@ -218,7 +218,8 @@ def _tool_call(run_id: str, turn: OpenTurn, ready: ToolCallReady) -> ToolCall:
     )
 
 
-def _result(turn: OpenTurn, call_id: str, index: int) -> ToolResult:
+def tool_result(turn: OpenTurn, call_id: str, index: int) -> ToolResult:
+    """The result of a call if the turn ends now."""
     result = turn.entries.get((ToolFinished.kind, index))
     if isinstance(result, ToolFinished):
         content = result.content

@@ -1,0 +1,338 @@
+"""What a page has to be told to be up to date. docs/chatapp.md has the shapes.
+
+A view remembers what one page has been told and says what is new, in one object: a *change*. Everything in it is an
+upsert, so a change that comes twice does no harm. What it costs depends on what is new, not on what there is:
+
+1. A closed message never changes (C10), so it is told once.
+2. The message that is being said grows by the new entries of its turn only; its Markdown is rendered as it grows.
+3. When that message is closed, what it became is told as far as it differs.
+"""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias, assert_never
+
+from aiwrapper._core.conversation import RunReport
+from aiwrapper._core.messages import (
+    AssistantMessage,
+    Image,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolMessage,
+    ToolResult,
+    UserMessage,
+    UserPart,
+)
+from aiwrapper._core.runs import OpenRun
+from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slots, TextSlot, tool_result
+from aiwrapper.chat._attachments import attached_text, image_hash
+from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
+from aiwrapper.chat._state import ChatState, shown_id
+
+Json: TypeAlias = dict[str, Any]  # Any: JSON for the page
+
+
+class ChatView:
+    """What one page has been told of a chat. Not thread-safe.
+
+    Args:
+        chat_id: the chat.
+        told: what the page knows already, from an earlier view; None for nothing.
+    """
+
+    def __init__(self, chat_id: str, told: ChatState | None = None) -> None:
+        self._chat_id = chat_id
+        self._told = ChatState() if told is None else told
+        self._header: Json | None = None
+        # Nothing, even if the page knows a part of it: how its Markdown was cut into blocks, this view can't know.
+        self._open: _OpenMessage | None = None
+
+    def change(self, state: ChatState, *, stopping: bool) -> Json | None:
+        """What to tell the page; None if there is nothing new.
+
+        Args:
+            state: the same as last time or a later one.
+            stopping: whether the open run has been asked to stop.
+        """
+        change: Json = {}
+        told_runs, runs = len(self._told.log.runs), state.log.runs
+        if len(runs) > told_runs:
+            change["runs"] = [_run(runs[place], state) for place in range(told_runs, len(runs))]
+        messages: list[Json] = []
+        changes = _Changes()
+        for message in self._closed(state):
+            if self._open is not None and self._open.id == message["id"]:
+                if not self._open.close(message, changes):
+                    del message["parts"]
+                self._open = None
+            messages.append(message)
+        self._grow(state, messages, changes)
+        header = _header(self._chat_id, state, stopping=stopping)
+        if self._open is not None and self._open.is_told:
+            header["head_id"] = self._open.id
+        if header != self._header:
+            change["chat"] = self._header = header
+        change |= {
+            key: value
+            for key, value in (("messages", messages), ("parts", changes.parts), ("blocks", changes.blocks))
+            if value
+        }
+        moved = state.position > self._told.position
+        self._told = state
+        return {"position": state.position, **change} if change or moved else None
+
+    def _closed(self, state: ChatState) -> Iterator[Json]:
+        """The messages that have been closed since."""
+        conversation = state.log.conversation
+        every = conversation.all_messages
+        for place in range(len(self._told.log.conversation.all_messages), len(every)):
+            message = every[place]
+            match message:
+                case UserMessage():
+                    yield {
+                        **_message(message.id, shown_id(conversation, message.parent_id), "user"),
+                        "synthetic": message.synthetic,
+                        "parts": [_user_part(part, self._chat_id) for part in message.parts],
+                    }
+                case AssistantMessage():
+                    follower = every[place + 1] if place + 1 < len(every) else None
+                    results = (
+                        {result.call_id: result for result in follower.results}
+                        if isinstance(follower, ToolMessage) and follower.parent_id == message.id
+                        else {}
+                    )
+                    yield {
+                        **_message(message.id, shown_id(conversation, message.parent_id), "assistant"),
+                        "state": "stopped" if message.stopped else "whole",
+                        "parts": [_assistant_part(part, results) for part in message.parts]
+                        + [_call(call.name, call.arguments, "writing") for call in message.cut_calls],
+                    }
+                case ToolMessage():
+                    pass
+                case _:
+                    assert_never(message)
+
+    def _grow(self, state: ChatState, messages: list[Json], changes: "_Changes") -> None:
+        """Tell what the open turn has said since."""
+        run = state.log.run
+        if run is None or run.turn is None:
+            return
+        message_id = f"{run.run_id}.{run.turn.number}"
+        if self._open is None or self._open.id != message_id:
+            self._open = _OpenMessage(message_id, state.shown_head_id)
+        self._open.grow(run, run.turn, messages, changes)
+
+
+class _Changes:
+    """Parts and blocks to be told, in the order in which they are applied."""
+
+    def __init__(self) -> None:
+        self.parts: list[Json] = []
+        self.blocks: list[Json] = []
+
+
+class _Growing:
+    """A part with Markdown in it."""
+
+    def __init__(self) -> None:
+        self.markdown = MarkdownBlocks()
+        self.taken = 0  # pieces
+        self.count = 0  # blocks that the page has
+
+
+class _OpenMessage:
+    """The message that is being said, as the page knows it."""
+
+    def __init__(self, message_id: str, parent_id: str | None) -> None:
+        self.id = message_id
+        self._parent_id = parent_id
+        self._slots = Slots()
+        self._taken = 0  # entries of the turn
+        self._told: list[Json] = []  # the parts, without their blocks
+        self._growing: dict[int, _Growing] = {}  # by part
+
+    @property
+    def is_told(self) -> bool:
+        """Whether there is something to be seen of it."""
+        return bool(self._told)
+
+    def grow(self, run: OpenRun, turn: OpenTurn, messages: list[Json], changes: _Changes) -> None:
+        for place in range(self._taken, len(turn.entries)):
+            self._slots.take(turn.entries[place], turn)
+        self._taken = len(turn.entries)
+        is_new = not self._told
+        for part, slot in enumerate(self._slots.all):
+            self._tell(part, self._part(slot, run, turn), changes)
+            if not isinstance(slot, CallSlot):
+                self._feed(part, slot, changes)
+        if is_new and self._told:
+            message = _message(self.id, self._parent_id, "assistant")
+            messages.append({**message, "state": "open", "parts": []})
+
+    def close(self, message: Json, changes: _Changes) -> bool:
+        """Tell what has become of it.
+
+        Returns:
+            Whether the message has to be told with all its parts: it has others than the page knows.
+        """
+        parts = message["parts"]
+        if [part["kind"] for part in parts] != [part["kind"] for part in self._told]:
+            return True
+        for place, part in enumerate(parts):
+            self._tell(place, {key: value for key, value in part.items() if key != "blocks"}, changes)
+            growing = self._growing.get(place)
+            if growing is not None:
+                self._told_blocks(place, growing, growing.markdown.finish(), changes)
+        return False
+
+    def _tell(self, place: int, part: Json, changes: _Changes) -> None:
+        if place < len(self._told) and self._told[place] == part:
+            return
+        self._told[place:] = [part, *self._told[place + 1 :]]
+        value = part
+        if part["kind"] in ("text", "reasoning"):
+            growing = self._growing.setdefault(place, _Growing())
+            value = {**part, "blocks": list(growing.markdown.html)}
+            growing.count = len(value["blocks"])
+        changes.parts.append({"message_id": self.id, "part": place, "value": value})
+
+    def _feed(self, place: int, slot: TextSlot | ReasoningSlot, changes: _Changes) -> None:
+        growing = self._growing[place]
+        new = "".join(slot.pieces[growing.taken :])
+        growing.taken = len(slot.pieces)
+        if new:
+            self._told_blocks(place, growing, growing.markdown.feed(new), changes)
+
+    def _told_blocks(self, place: int, growing: _Growing, update: Update, changes: _Changes) -> None:
+        for block in update.changed:
+            changes.blocks.append(
+                {"message_id": self.id, "part": place, "block": block.index, "html": block.html}
+            )
+        if update.count < growing.count:
+            changes.blocks.append({"message_id": self.id, "part": place, "block": update.count, "html": None})
+        growing.count = update.count
+
+    def _part(self, slot: TextSlot | ReasoningSlot | CallSlot, run: OpenRun, turn: OpenTurn) -> Json:
+        match slot:
+            case TextSlot():
+                return {"kind": "text"}
+            case ReasoningSlot():
+                return {"kind": "reasoning", "complete": slot.complete}
+            case CallSlot():
+                call_id = f"{run.run_id}.{turn.number}.{slot.index}"
+                arguments = "".join(slot.pieces)
+                if slot.ready is None:
+                    return _call(slot.name, arguments, "writing", call_id)
+                if turn.outcome(slot.index) is not None:
+                    return _finished(slot.name, arguments, tool_result(turn, call_id, slot.index))
+                state = "running" if turn.is_started(slot.index) else "waiting"
+                return _call(slot.name, arguments, state, call_id)
+            case _:
+                assert_never(slot)
+
+
+def _header(chat_id: str, state: ChatState, *, stopping: bool) -> Json:
+    settings = state.configuration
+    return {
+        "id": chat_id,
+        "title": state.log.title,
+        "deleted": state.log.deleted,
+        "head_id": state.shown_head_id,
+        "settings": {
+            "model": settings.model,
+            "instructions": settings.instructions,
+            "tools": settings.tools,
+        },
+        "run": None if state.log.run is None else _open_run(state.log.run, state, stopping=stopping),
+    }
+
+
+def _open_run(run: OpenRun, state: ChatState, *, stopping: bool) -> Json:
+    retry = None
+    if stopping:
+        doing = "stopping"
+    elif state.retry is not None:
+        doing = "retrying"
+        retry = {
+            "attempt": state.retry.attempt,
+            "seconds": state.retry.seconds,
+            "error": state.retry.error,
+        }
+    elif run.turn is not None and run.turn.is_whole:
+        doing = "running_tool"
+    elif run.turn is not None and len(run.turn.entries):
+        doing = "streaming"
+    else:
+        doing = "starting"
+    return {"id": run.run_id, "message_id": state.origins.get(run.run_id), "state": doing, "retry": retry}
+
+
+def _run(report: RunReport, state: ChatState) -> Json:
+    return {
+        "id": report.run_id,
+        "message_id": state.origins.get(report.run_id),
+        "status": report.status,
+        "reason": report.reason,
+        "message": report.message,
+        "where": report.where,
+        "usage": {
+            "input_tokens": report.usage.input_tokens,
+            "output_tokens": report.usage.output_tokens,
+            "complete": report.usage.complete,
+        },
+    }
+
+
+def _message(message_id: str, parent_id: str | None, role: str) -> Json:
+    run_id = message_id.partition(".")[0] if role == "assistant" else None
+    return {
+        "id": message_id,
+        "parent_id": parent_id,
+        "role": role,
+        "run_id": run_id,
+        "state": "whole",
+        "synthetic": False,
+    }
+
+
+def _user_part(part: UserPart, chat_id: str) -> Json:
+    if isinstance(part, Image):
+        url = f"api/chats/{chat_id}/attachments/{image_hash(part)}"
+        return {"kind": "image", "url": url, "media_type": part.media_type}
+    name, text = attached_text(part)
+    return {"kind": "text", "text": text} if name is None else {"kind": "file", "name": name, "text": text}
+
+
+def _assistant_part(part: Text | Reasoning | ToolCall, results: dict[str, ToolResult]) -> Json:
+    match part:
+        case Text():
+            return {"kind": "text", "blocks": render(part.text)}
+        case Reasoning():
+            return {"kind": "reasoning", "complete": part.complete, "blocks": render(part.text)}
+        case ToolCall():
+            result = results.get(part.id)
+            if result is None:
+                return _call(part.name, part.arguments, "waiting", part.id)
+            return _finished(part.name, part.arguments, result)
+        case _:
+            assert_never(part)
+
+
+def _finished(name: str, arguments: str, result: ToolResult) -> Json:
+    return {
+        **_call(name, arguments, "finished", result.call_id),
+        "outcome": result.outcome,
+        "result": result.content,
+    }
+
+
+def _call(name: str, arguments: str, state: str, call_id: str | None = None) -> Json:
+    return {
+        "kind": "tool_call",
+        "id": call_id,
+        "name": name,
+        "arguments": arguments,
+        "state": state,
+        "outcome": None,
+        "result": None,
+    }

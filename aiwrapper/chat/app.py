@@ -1,0 +1,425 @@
+"""The chats as a web application. docs/chatapp.md is what it promises to its page."""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from aiwrapper._core.errors import Busy, StoreError
+from aiwrapper._core.messages import Text, UserPart
+from aiwrapper._core.text import is_blank
+from aiwrapper.chat._attachments import (
+    IMAGE_TYPES,
+    MAX_ATTACHMENT_BYTES,
+    MAX_ATTACHMENTS,
+    TEXT_TYPES,
+    BadAttachment,
+    TooLarge,
+    UnknownAttachment,
+)
+from aiwrapper.chat._events import EventStream
+from aiwrapper.chat._security import Guard, Message, Receive, Send
+from aiwrapper.chat._state import ChatState, Configuration
+from aiwrapper.chat._view import ChatView
+from aiwrapper.chat.data import Asked, ChatAppData, Leaving, Running, UnknownMessage
+from aiwrapper.chat.wrap import WrapChatAgent
+from aiwrapper.store import UnknownConversation
+from cancel_token.aio import run_sync
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+MAX_TEXT_CHARACTERS: Final = 200_000
+"""Of one message; by hand: about 50,000 tokens."""
+
+MAX_BODY_BYTES: Final = 4 * MAX_TEXT_CHARACTERS + 64 * 1024
+"""Of one request: four bytes are the most that a character takes, and there is room for the rest."""
+
+MAX_UPLOAD_BYTES: Final = MAX_ATTACHMENT_BYTES * 4 // 3 + 64 * 1024
+"""Of one attachment in base64."""
+
+MAX_TITLE_CHARACTERS: Final = 200
+MAX_NAME_CHARACTERS: Final = 200
+"""Of an attachment's name, the rest of which is left out."""
+
+STATIC: Final = Path(__file__).with_name("static")
+
+
+class _Send(msgspec.Struct):
+    run_id: str
+    text: str = ""
+    attachments: tuple[str, ...] = ()
+
+
+class _Edit(_Send, kw_only=True):
+    message_id: str
+
+
+class _Retry(msgspec.Struct):
+    run_id: str
+    message_id: str
+
+
+class _Run(msgspec.Struct):
+    run_id: str
+
+
+class _Switch(msgspec.Struct):
+    message_id: str
+
+
+class _Title(msgspec.Struct):
+    title: str
+
+
+class _Settings(msgspec.Struct):
+    model: str | msgspec.UnsetType | None = msgspec.UNSET
+    instructions: str | msgspec.UnsetType | None = msgspec.UNSET
+    tools: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class _Nothing(msgspec.Struct):
+    pass
+
+
+class _Upload(msgspec.Struct):
+    name: str
+    media_type: str
+    data: str
+
+
+class ChatApp:
+    """The chats as a web application, for any ASGI server, on trio and on asyncio; mount it wherever you like.
+
+    It starts nothing and ends nothing: whoever makes `wrapped` closes it, and then its data.
+
+    Args:
+        wrapped: the chats, and who answers in them.
+        hosts: the names, without port, by which the server is called; a request with another `Host` is refused. None
+            if the application around this one, or a proxy, looks at that.
+        token: a secret that every request has to know; None if everybody who reaches the server may ask.
+        owner: who asks, for an application with several users: each sees their own chats only. What it returns is kept
+            with each chat. It is called with the request, and raises Starlette's `HTTPException` for nobody.
+    """
+
+    def __init__(
+        self,
+        wrapped: WrapChatAgent,
+        *,
+        hosts: Collection[str] | None = None,
+        token: str | None = None,
+        owner: Callable[[Request], str] | None = None,
+    ) -> None:
+        self.wrapped = wrapped
+        self.data: ChatAppData = wrapped.data
+        self._owner = owner
+        starlette = Starlette(
+            routes=self._routes(),
+            exception_handlers=dict.fromkeys((*_REFUSALS, HTTPException, ClientDisconnect), _refused),
+        )
+        self._app = Guard(starlette, hosts=hosts, token=token)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._app(scope, receive, send)
+
+    def _routes(self) -> list[BaseRoute]:
+        chat = "/api/chats/{chat}"
+        changes: dict[str, Callable[[Request, str], Awaitable[Response]]] = {
+            "send": self._send,
+            "edit": self._edit,
+            "retry": self._retry,
+            "continue": self._continue,
+            "stop": self._stop,
+            "switch": self._switch,
+            "title": self._title,
+            "configure": self._configure,
+            "delete": self._delete,
+            "attachments": self._attach,
+        }
+        return [
+            Route("/", self._page),
+            Mount("/static", StaticFiles(directory=STATIC, check_dir=False)),
+            Route("/api/options", self._options),
+            Route("/api/chats", self._chats, methods=["GET"]),
+            Route("/api/chats", self._create, methods=["POST"]),
+            Route(chat, self._of_chat(self._snapshot)),
+            Route(f"{chat}/events", self._of_chat(self._events)),
+            Route(f"{chat}/attachments/{{hash}}", self._of_chat(self._attachment)),
+            *(
+                Route(f"{chat}/{name}", self._of_chat(answer), methods=["POST"])
+                for name, answer in changes.items()
+            ),
+        ]
+
+    def _of_chat(
+        self, answer: Callable[[Request, str], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Answer for a chat of whoever asks; for somebody else's as for one that is not there."""
+
+        async def for_owner(request: Request) -> Response:
+            chat_id = request.path_params["chat"]
+            if await run_sync(self.data.owner, chat_id) != self._who(request):
+                raise UnknownConversation("There is no such chat.")
+            return await answer(request, chat_id)
+
+        return for_owner
+
+    def _who(self, request: Request) -> str | None:
+        return None if self._owner is None else self._owner(request)
+
+    # Reading
+
+    async def _page(self, request: Request) -> Response:
+        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+    async def _options(self, request: Request) -> Response:
+        return _json(
+            {
+                "models": list(self.wrapped.models),
+                "tools": list(self.wrapped.agent.tools),
+                "limits": {
+                    "text_characters": MAX_TEXT_CHARACTERS,
+                    "attachment_bytes": MAX_ATTACHMENT_BYTES,
+                    "attachments": MAX_ATTACHMENTS,
+                },
+                "attachment_types": [*IMAGE_TYPES, *TEXT_TYPES],
+            }
+        )
+
+    async def _chats(self, request: Request) -> Response:
+        who = self._who(request)
+
+        def chats() -> list[dict[str, Any]]:  # Any: JSON
+            return [
+                {
+                    "id": summary.id,
+                    "title": summary.title or "",
+                    "preview": summary.preview,
+                    "updated_at": summary.updated_at,
+                    "running": self.data.is_answering(summary.id),
+                }
+                for summary in self.data.list(owner=who)
+            ]
+
+        return _json({"chats": await run_sync(chats)})
+
+    async def _snapshot(self, request: Request, chat_id: str) -> Response:
+        def snapshot() -> dict[str, Any] | None:  # Any: JSON
+            self.data.note_crash(chat_id)
+            state = self.data.state(chat_id)
+            stopping = state.running is not None and self.data.is_stopping(chat_id, state.running)
+            return ChatView(chat_id).change(state, stopping=stopping)
+
+        return _json(await run_sync(snapshot))
+
+    async def _events(self, request: Request, chat_id: str) -> Response:
+        seen = request.headers.get("last-event-id") or request.query_params.get("after", "")
+
+        def told() -> ChatState | None:
+            self.data.note_crash(chat_id)
+            if not (seen.isascii() and seen.isdigit() and len(seen) < 16):  # no position at all
+                return None
+            return self.data.state_at(chat_id, int(seen))
+
+        return _Raw(EventStream(self.data, chat_id, await run_sync(told)))
+
+    async def _attachment(self, request: Request, chat_id: str) -> Response:
+        attachment = await run_sync(self.data.attachments.get, chat_id, request.path_params["hash"])
+        media_type = (
+            attachment.media_type if attachment.media_type in IMAGE_TYPES else "text/plain; charset=utf-8"
+        )
+        headers = {
+            "cache-control": "private, max-age=31536000, immutable",  # its name is its content
+            "content-security-policy": "default-src 'none'; sandbox",
+        }
+        return Response(attachment.content, media_type=media_type, headers=headers)
+
+    # Changing
+
+    async def _create(self, request: Request) -> Response:
+        settings = await _body(request, _Settings)
+        who = self._who(request)
+        configuration = self._configured(Configuration(owner=who), settings)
+        chat_id = await run_sync(
+            self.data.create, None if configuration == Configuration() else configuration
+        )
+        return _json({"id": chat_id})
+
+    async def _send(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Send)
+
+        def send() -> Asked:
+            return self.data.send_message(chat_id, self._said(chat_id, body), run_id=body.run_id)
+
+        return _asked(await run_sync(send))
+
+    async def _edit(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Edit)
+
+        def edit() -> Asked:
+            said = self._said(chat_id, body)
+            return self.data.edit_message(chat_id, body.message_id, said, run_id=body.run_id)
+
+        return _asked(await run_sync(edit))
+
+    async def _retry(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Retry)
+        asked = await run_sync(self.data.retry_message, chat_id, body.message_id, run_id=body.run_id)
+        return _asked(asked)
+
+    async def _continue(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Run)
+        return _asked(await run_sync(self.data.continue_message, chat_id, run_id=body.run_id))
+
+    async def _stop(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Run)
+        receipt = await run_sync(self.data.stop_message, chat_id, body.run_id)
+        status = None if receipt.run is None else receipt.run.status
+        return _json({"state": receipt.state, "status": status, "running": receipt.running})
+
+    async def _switch(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Switch)
+        return _position(await run_sync(self.data.switch_branch, chat_id, body.message_id))
+
+    async def _title(self, request: Request, chat_id: str) -> Response:
+        body = await _body(request, _Title)
+        title = " ".join(body.title.split())
+        if len(title) > MAX_TITLE_CHARACTERS:
+            raise TooLarge(f"a title has at most {MAX_TITLE_CHARACTERS} characters")
+        return _position(await run_sync(self.data.set_title, chat_id, title))
+
+    async def _configure(self, request: Request, chat_id: str) -> Response:
+        settings = await _body(request, _Settings)
+
+        def change(before: Configuration) -> Configuration:
+            return self._configured(before, settings)
+
+        return _position(await run_sync(self.data.configure, chat_id, change))
+
+    async def _delete(self, request: Request, chat_id: str) -> Response:
+        await _body(request, _Nothing)
+        return _position(await run_sync(self.data.delete, chat_id))
+
+    async def _attach(self, request: Request, chat_id: str) -> Response:
+        upload = await _body(request, _Upload, limit=MAX_UPLOAD_BYTES)
+        try:
+            content = b64decode(upload.data, validate=True)
+        except binascii.Error:
+            raise ValueError("the data is no base64") from None
+        kept = await run_sync(
+            self.data.attach,
+            chat_id,
+            name=upload.name[:MAX_NAME_CHARACTERS],
+            media_type=upload.media_type,
+            content=content,
+        )
+        return _json(
+            {"hash": kept.hash, "name": kept.name, "media_type": kept.media_type, "bytes": len(content)}
+        )
+
+    def _said(self, chat_id: str, body: _Send) -> list[UserPart]:
+        """What the user says with a request."""
+        if len(body.text) > MAX_TEXT_CHARACTERS:
+            raise TooLarge(f"a message has at most {MAX_TEXT_CHARACTERS:,} characters")
+        if len(body.attachments) > MAX_ATTACHMENTS:
+            raise TooLarge(f"a message has at most {MAX_ATTACHMENTS} attachments")
+        parts: list[UserPart] = [self.data.attachments.get(chat_id, each).part for each in body.attachments]
+        return parts if is_blank(body.text) and parts else [*parts, Text(body.text)]
+
+    def _configured(self, before: Configuration, settings: _Settings) -> Configuration:
+        """The settings with what a request changes of them."""
+        given = {
+            name: value
+            for name in ("model", "instructions", "tools")
+            if (value := getattr(settings, name)) is not msgspec.UNSET
+        }
+        configuration = msgspec.structs.replace(before, **given)
+        if len(configuration.instructions or "") > MAX_TEXT_CHARACTERS:
+            raise TooLarge(f"instructions have at most {MAX_TEXT_CHARACTERS:,} characters")
+        self.wrapped.configurable(configuration)
+        return configuration
+
+
+class _Raw(Response):
+    """A response that is an ASGI application of its own."""
+
+    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+# The first that fits counts: a class stands before those it derives from.
+_REFUSALS: Final[dict[type[Exception], tuple[int, str]]] = {
+    UnknownConversation: (404, "not_found"),
+    UnknownMessage: (404, "not_found"),
+    UnknownAttachment: (404, "not_found"),
+    Running: (409, "running"),
+    Busy: (409, "busy"),
+    TooLarge: (413, "too_large"),
+    BadAttachment: (415, "media_type"),
+    Leaving: (503, "leaving"),
+    StoreError: (507, "store"),
+    ValueError: (400, "bad_request"),
+}
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        codes = {401: "token", 403: "forbidden", 404: "not_found"}
+        return _error(error.status_code, codes.get(error.status_code, "bad_request"), error.detail)
+    if isinstance(error, ClientDisconnect):
+        return _error(400, "bad_request", "the body did not arrive")  # which nobody will read
+    status, code = next(refusal for kind, refusal in _REFUSALS.items() if isinstance(error, kind))
+    words = (
+        "There is no such thing here." if status == 404 else str(error)
+    )  # the same for unknown and foreign
+    return _error(status, code, words)
+
+
+async def _body(request: Request, kind: type[T], *, limit: int = MAX_BODY_BYTES) -> T:
+    """The body of a request.
+
+    Raises:
+        TooLarge: it has more than `limit` bytes; no more than that were read.
+        ValueError: it is not what is asked for.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"a request has at most {limit:,} bytes here")
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the body is not what is asked for: {error}") from error
+
+
+def _asked(asked: Asked) -> Response:
+    return _json(
+        {"run_id": asked.run_id, "message_id": asked.message_id, "position": asked.position}, status=202
+    )
+
+
+def _position(position: int) -> Response:
+    return _json({"position": position})
+
+
+def _error(status: int, code: str, words: str) -> Response:
+    return _json({"error": code, "message": words}, status=status)
+
+
+def _json(value: object, *, status: int = 200) -> Response:
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")

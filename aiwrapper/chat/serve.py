@@ -1,0 +1,95 @@
+"""Serves the chats over HTTP until the process is told to leave: Hypercorn, on trio."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+from attrs import field, frozen
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+
+from aiwrapper.chat.app import ChatApp
+from cancel_token import CancelReason
+
+DRAIN_SECONDS: Final = 0.5
+"""How long open connections get after the runs have ended and the streams have told it; by hand."""
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where to listen.
+
+    Args:
+        host: a name or an address.
+        port: 0 for a free one.
+        certificate: a PEM file with the certificate chain; with it, HTTPS and HTTP/2 are spoken.
+        key: a PEM file with its key.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    certificate: Path | None = field(default=None)
+    key: Path | None = field(default=None)
+
+
+def serve(app: ChatApp, place: Place, *, ready: Callable[[str], object]) -> None:
+    """Serve until SIGINT or SIGTERM; then stop all runs with the reason `shutdown`, tell the pages, and return.
+
+    Call it in the main thread. Afterwards nothing is answered any more; the data is left open.
+
+    Args:
+        app: what is served.
+        place: where.
+        ready: called once with the server's URL when it listens.
+
+    Raises:
+        OSError: the place can't be listened at.
+    """
+    try:
+        trio.run(_serve, app, place, ready)
+    except BaseExceptionGroup as group:  # of the server's nurseries
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+async def _serve(app: ChatApp, place: Place, ready: Callable[[str], object]) -> None:
+    config = Config()
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    config.bind = [f"{host}:{place.port}"]
+    config.certfile = None if place.certificate is None else str(place.certificate)
+    config.keyfile = None if place.key is None else str(place.key)
+    config.accesslog = None
+    config.loglevel = "WARNING"
+    config.graceful_timeout = DRAIN_SECONDS
+    config.include_server_header = False
+
+    framework: Any = app  # Hypercorn's own types of ASGI are narrower than the standard's
+    # Ours, because the default handler of SIGTERM skips every `finally`, and Python's own of SIGINT raises anywhere.
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+
+        async def told_to_leave() -> None:
+            async for number in signals:
+                name = signal.Signals(number).name
+                # In this order: the streams tell how the runs have ended, and then they end.
+                await app.wrapped.aclose(CancelReason("shutdown", f"the server got {name}"))
+                app.data.leave()
+                return
+
+        await hypercorn_serve(
+            framework, config, shutdown_trigger=told_to_leave, task_status=_Listening(ready)
+        )
+
+
+class _Listening(trio.TaskStatus[list[str]]):
+    """Told by Hypercorn when it listens."""
+
+    def __init__(self, ready: Callable[[str], object]) -> None:
+        self._ready = ready
+
+    def started(self, value: list[str]) -> None:
+        """It listens at these URLs."""
+        self._ready(value[0])
