@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -126,8 +126,8 @@ class ChatClient:
 class Page:
     """What a page knows of a chat: it applies what it is told, as docs/chatapp.md says."""
 
-    def __init__(self, lines: Iterator[str] = iter(())) -> None:
-        self._lines = lines
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._lines = iter(lines)
         self.kinds: list[str] = []
         self.comments: list[str] = []
         self.positions: list[int] = []
@@ -204,7 +204,7 @@ class Page:
     @property
     def text(self) -> str:
         """What stands on the page, without what Markdown adds."""
-        words = []
+        words: list[str] = []
         for message in self.path:
             for part in message["parts"]:
                 words += part.get("blocks", ()) or [part.get("text", "")]
