@@ -26,7 +26,7 @@ from aiwrapper._core.messages import (
 from aiwrapper._core.runs import OpenRun
 from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slots, TextSlot, tool_result
 from aiwrapper.chat._attachments import attached_text, image_hash
-from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
+from aiwrapper.chat._markdown import Block, MarkdownBlocks, Update, render
 from aiwrapper.chat._state import ChatState, shown_id
 
 Json: TypeAlias = dict[str, Any]  # Any: JSON for the page
@@ -181,8 +181,14 @@ class _OpenMessage:
         for place, part in enumerate(parts):
             self._tell(place, {key: value for key, value in part.items() if key != "blocks"}, changes)
             growing = self._growing.get(place)
-            if growing is not None:
-                self._told_blocks(place, growing, growing.markdown.finish(), changes)
+            if growing is not None:  # its last words may have come in the same look as its end
+                known, blocks = growing.markdown.html, part["blocks"]
+                changed = [
+                    Block(index, html)
+                    for index, html in enumerate(blocks)
+                    if known[index : index + 1] != (html,)
+                ]
+                self._told_blocks(place, growing, Update(tuple(changed), len(blocks)), changes)
         return False
 
     def _tell(self, place: int, part: Json, changes: _Changes) -> None:
