@@ -1,0 +1,70 @@
+"""A program that serves the ChatApp, as a process of its own that a test can kill.
+
+usage: serving.py STORE PORT WHERE
+
+It answers with the model that is at the base URL in the file WHERE at that moment, so that each test can have a
+provider of its own. Its tools are `wait`, which only a stop ends, and `double`.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from attrs import evolve
+
+from aiwrapper import ChatAgent, Lang, RetryPolicy, tool
+from aiwrapper.chat.app import ChatApp
+from aiwrapper.chat.data import ChatAppData
+from aiwrapper.chat.serve import Place, serve
+from aiwrapper.chat.wrap import WrapChatAgent
+from aiwrapper.transport import HttpRequest, HttpTransport
+from cancel_token import CancelToken
+
+NOWHERE = "http://provider.invalid"
+KEY = "sk-fake-0123456789abcdef"
+
+
+class Moving:
+    """A transport to a provider whose address stands in a file."""
+
+    def __init__(self, where: Path) -> None:
+        self._where = where
+        self._http = HttpTransport()
+
+    def open(self, request: HttpRequest, token: CancelToken, /) -> AbstractContextManager[Iterator[bytes]]:
+        return self._http.open(
+            evolve(request, url=request.url.replace(NOWHERE, self._where.read_text())), token
+        )
+
+
+@tool
+def wait(what: str, *, token: CancelToken) -> str:
+    """Wait for something that never comes."""
+    token.wait()
+    token.check()
+    return what
+
+
+@tool
+def double(number: int) -> int:
+    """Twice the number."""
+    return 2 * number
+
+
+def main(store: str, port: str, where: str) -> None:
+    lang = Lang.anthropic(
+        base_url=NOWHERE,
+        model="fake-model",
+        api_key=KEY,
+        transport=Moving(Path(where)),
+        retry=RetryPolicy(first_wait_seconds=0.0, max_retry_after_seconds=600.0),
+    )
+    agent = ChatAgent(lang, [wait, double], tool_grace_seconds=1.5)
+    with ChatAppData(store) as data, WrapChatAgent(data, agent, models={"other": lang}) as wrapped:
+        app = ChatApp(wrapped, hosts=("127.0.0.1",))
+        serve(app, Place(port=int(port)), ready=lambda url: print(url, flush=True))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
