@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import selectors
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from cancel_token._aio_asyncio import AsyncioBinding
 from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
@@ -31,7 +33,8 @@ class AsyncioRuntime(LoopRuntime):
         asyncio.set_event_loop(loop)
         try:
             try:
-                return loop.run_until_complete(attempt())
+                with _tasks_of_threads_in_lanes():
+                    return loop.run_until_complete(attempt())
             finally:
                 if not self.stuck:
                     loop.run_until_complete(self.left_tasks())
@@ -68,8 +71,7 @@ class AsyncioRuntime(LoopRuntime):
             self._task = None
             del task  # what it raised leads to this frame: no circle
 
-    def cancel(self) -> None:
-        self.cancel_called = True
+    def cancel_here(self) -> None:
         if self._task is not None:
             self._task.cancel()
 
@@ -181,6 +183,40 @@ class _Loop(asyncio.SelectorEventLoop):
         return task
 
 
+@contextmanager
+def _tasks_of_threads_in_lanes() -> Iterator[None]:
+    """Make a lane of a task that a thread of the work starts."""
+    start = AsyncioBinding.start_soon
+
+    def start_in_lane(
+        binding: AsyncioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
+    ) -> bool:
+        lane = here.lane
+        if lane is None:
+            return start(binding, async_fn, *args)
+        child = lane.child()
+        child.started = False
+        child.recording.tasks.add(child)
+
+        async def run() -> None:
+            try:
+                await async_fn()
+            finally:
+                child.recording.task_ended(child)
+
+        try:
+            return start(binding, lambda: _Steps(run(), child), *args)
+        finally:
+            child.started = True
+            lane.recording.give_way(lane)
+
+    AsyncioBinding.start_soon = start_in_lane  # type: ignore[method-assign, assignment]  # taken for a method
+    try:
+        yield
+    finally:
+        AsyncioBinding.start_soon = start  # type: ignore[method-assign]
+
+
 class _Selector(selectors.DefaultSelector):
     def __init__(self, runtime: AsyncioRuntime) -> None:
         super().__init__()
@@ -189,9 +225,15 @@ class _Selector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None) -> Any:
         runtime = self._runtime
         runtime.count_runaway()
-        # One socket is the loop's own: what a thread has said before it ended is in there.
-        if timeout is None and len(self.get_map()) <= 1 and runtime.nothing_can_come():
-            if not (events := super().select(0)):
-                runtime.free()
+        if timeout == 0:
+            return super().select(timeout)
+        # What a thread has said before it ended, or before its task counted as started, is in the loop's own socket.
+        resting = runtime.started_tasks()
+        hangs = timeout is None and len(self.get_map()) <= 1 and runtime.nothing_can_come()
+        if (resting or hangs) and (events := super().select(0)):
             return events
+        runtime.recording.tell_rest(*resting)
+        if hangs:
+            runtime.free()
+            timeout = 0
         return super().select(timeout)

@@ -60,6 +60,8 @@ class TrialOptions(TypedDict, Generic[S], total=False):
             asked at that point, where it is one that the first stop did not reach.
         who: Who stops: `"inline"`, whoever comes to the point; `"thread"`, a second thread, while it stands still. The
             `"line"` backend always takes the second, the runtime's own cancellation always the first.
+        serialise: At its points a thread waits until the threads and tasks that it has started have ended or wait. For
+            work whose order of events is a race, which would make each attempt another one.
         restart: Another operation on the subject, which must work whatever happened before.
         clock: Makes the token's clock for an attempt; by default the system's, and a `JumpingClock` for
             deadlines.
@@ -72,6 +74,7 @@ class TrialOptions(TypedDict, Generic[S], total=False):
     stop: Stop[S]
     second: Second
     who: Who
+    serialise: bool
     restart: Callable[[S], object] | None
     clock: Callable[[], ManualClock] | None
     limits: Limits

@@ -96,7 +96,8 @@ class Limits:
             and nothing can wake a task any more is known to hang in no time.
         freeze_seconds: How long the `"line"` backend holds the work at a line while `cancel()` does not return. It may
             only wait for a lock that the work holds for a moment; so then the work goes on.
-        cancel_seconds: How long `cancel()` may still take after the end of the work, before that is a failure.
+        cancel_seconds: How long `cancel()` may still take after the end of the work, before that is a failure; and
+            how long an attempt that hangs may take to end when it is freed, before the exploration gives up.
     """
 
     points: int | None = 3

@@ -39,6 +39,7 @@ Mark = tuple[Kind, CodeType | None, int]  # one point of a trace: what, and the 
 FLAG: Any = CancelToken.__dict__["cancelled"]  # the real one, whatever stands in the class while we explore
 is_cancelled: Callable[[CancelToken], bool] = FLAG.__get__
 
+GIVE_WAY_SECONDS = 0.05  # chosen by hand: a thread that computes for longer without passing a point is rare
 MAX_POINTS = 1_000_000  # chosen by hand: more than any run that ends within a test's patience
 
 
@@ -103,10 +104,12 @@ class Lane:
         "after_lines",
         "after_points",
         "after_ticks",
+        "at_rest",
         "children",
         "foreign",
         "name",
         "recording",
+        "started",
         "target",
         "trace",
     )
@@ -117,6 +120,8 @@ class Lane:
         self.trace: list[Mark] = []
         self.target = -1  # the ordinal at which something is to happen
         self.children = 0
+        self.started = True  # False while a thread is about to have it started
+        self.at_rest = False  # it waits, as far as those know that wait for it; see Recording.give_way()
         self.after_points = 0  # how often it looked at a cancelled token after the cancel
         self.after_lines = 0
         self.after_ticks = 0  # how often its task has begun to wait since
@@ -134,6 +139,7 @@ class Lane:
         recording = self.recording
         if not recording.open:
             return
+        recording.give_way(self)
         ordinal = len(self.trace)
         self.trace.append((kind, code, line))
         if ordinal == self.target:
@@ -173,6 +179,7 @@ class Recording:
         own: The explored token: at which points others are asked after the cancel is noted in `Lane.foreign`.
         watch: Entered by every thread of the work, around the work: for line events.
         max_points: A lane that passes more of them is a runaway.
+        serialise: Threads give way to what they start.
     """
 
     def __init__(
@@ -184,7 +191,9 @@ class Recording:
         own: CancelToken | None = None,
         watch: Callable[[], AbstractContextManager[object]] = nullcontext,
         max_points: int = MAX_POINTS,
+        serialise: bool = False,
     ) -> None:
+        self.serialise = serialise
         self.steps = steps
         self.act = act
         self.expected = expected
@@ -194,6 +203,9 @@ class Recording:
         self.max_points = max_points
         self.lanes: dict[str, Lane] = {}
         self.threads: set[Lane] = set()  # threads and jobs of pools that have not ended
+        self.tasks: set[Lane] = set()  # tasks that threads have started, likewise
+        self.loop_thread: int | None = None
+        self.rest = threading.Condition()  # notified when one of these ends or comes to rest
         self.when_quiet: Callable[[], object] = int  # called, in whichever thread, when the last of them has
         self.open = False
         self.ran_away = False
@@ -254,8 +266,42 @@ class Recording:
     def thread_ended(self, lane: Lane) -> None:
         """A thread or job of the work can't do anything any more."""
         self.threads.discard(lane)
+        self.tell_rest()
         if not self.threads:
             self.when_quiet()
+
+    def task_ended(self, lane: Lane) -> None:
+        """A task that a thread of the work has started likewise."""
+        self.tasks.discard(lane)
+        self.tell_rest()
+
+    def tell_rest(self, *lanes: Lane) -> None:
+        """These wait now; and something may have changed for who gives way."""
+        if self.serialise:
+            with self.rest:
+                for lane in lanes:
+                    lane.at_rest = True
+                self.rest.notify_all()
+
+    def give_way(self, lane: Lane) -> None:
+        """Let what this thread has started go on until it has ended or waits.
+
+        It waits if it waits on a token, or if its loop does; else, if nothing was heard of it for a while: that costs
+        a while, once for each wait. A wrong guess makes an order of events another one, and so is seen.
+        """
+        lane.at_rest = False
+        if not self.serialise or threading.get_ident() == self.loop_thread:
+            return  # a task that gave way would hold up all the others
+        below = f"{lane.name}."
+        with self.rest:
+            while running := [
+                each
+                for each in (*self.threads, *self.tasks)
+                if not each.at_rest and each.name.startswith(below)
+            ]:
+                if not self.rest.wait(GIVE_WAY_SECONDS):
+                    for each in running:
+                        each.at_rest = True
 
     def is_foreign(self, token: CancelToken) -> bool:
         """Is it a token that the cancel did not reach, and that can be cancelled?"""

@@ -78,6 +78,9 @@ def _pass_on_cancel(token: CancelToken, fn: Callable[..., object], *args: Any) -
 
 def _pass_wait(token: CancelToken, timeout: float | None = None) -> bool:
     _pass("park", token)
+    lane = here.lane
+    if lane is not None:
+        lane.recording.tell_rest(lane)
     cancelled = _wait(token, timeout)
     _pass("wake", token)
     return cancelled
@@ -130,6 +133,7 @@ def _start_in_lane(thread: threading.Thread) -> None:
     except BaseException:
         lane.recording.threads.discard(child)
         raise
+    lane.recording.give_way(lane)
 
 
 @contextmanager
@@ -158,7 +162,8 @@ def job_in_lane(fn: Callable[[], T]) -> Iterator[tuple[Callable[[], T], Callable
 def _submit_in_lane(
     executor: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any
 ) -> Future[T]:
-    if here.lane is None:
+    lane = here.lane
+    if lane is None:
         return _submit(executor, fn, *args, **kwargs)
     ready = threading.Lock()
     ready.acquire()
@@ -171,6 +176,7 @@ def _submit_in_lane(
     )
     future.add_done_callback(lambda future: done() if future.cancelled() else None)
     ready.release()
+    lane.recording.give_way(lane)
     return future
 
 

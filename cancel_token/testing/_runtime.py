@@ -126,6 +126,10 @@ class LoopRuntime(Runtime):
         """Run the attempt in a new loop."""
 
     @abstractmethod
+    def cancel_here(self) -> None:
+        """Cancel the work, in the loop's thread."""
+
+    @abstractmethod
     def wake_up(self, then: Callable[[], object] = int) -> None:
         """Make the loop go round once more and call `then`; from any thread."""
 
@@ -134,15 +138,32 @@ class LoopRuntime(Runtime):
         """Free what waits for ever; each time by a harder means."""
 
     def run(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        seconds = self.limits.seconds
-        if seconds is None:
+        def run() -> T:
+            self.recording.loop_thread = threading.get_ident()
             return self.run_loop(attempt)
-        return within(seconds, lambda: self.run_loop(attempt), self._overdue)
+
+        seconds = self.limits.seconds
+        return run() if seconds is None else within(self.limits, seconds, run, self._overdue)
 
     @property
     def stuck(self) -> bool:
         """Nothing helps."""
         return self.rounds > ROUNDS or self.runaway_ticks > RUNAWAY_TICKS
+
+    def cancel(self) -> None:
+        self.cancel_called = True
+        if threading.get_ident() == self.recording.loop_thread:
+            self.cancel_here()
+            return
+        done = threading.Lock()
+        done.acquire()
+
+        def cancel() -> None:
+            self.cancel_here()
+            done.release()
+
+        self.wake_up(cancel)
+        done.acquire(timeout=self.limits.freeze_seconds)  # it may stand still itself
 
     def _overdue(self) -> None:
         self.hung = True
@@ -174,6 +195,10 @@ class LoopRuntime(Runtime):
             self.runaway_ticks += 1
             if self.stuck:
                 raise Stuck("an attempt turns in circles and cannot be stopped")
+
+    def started_tasks(self) -> list[Lane]:
+        """Of the tasks that threads have started, those that the loop knows; they wait if the loop does."""
+        return [lane for lane in list(self.recording.tasks) if lane.started]
 
     def nothing_can_come(self) -> bool:
         """Is there nobody but the loop itself who could wake it, sockets aside?"""
@@ -227,8 +252,8 @@ def _internal_directories() -> tuple[str, ...]:
     return (*(os.path.dirname(file) + os.sep for file in modules), "<frozen")
 
 
-def within(seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:
-    """Call it in a thread of its own; if it takes too long, ask for its end by `free`, and wait once more as long.
+def within(limits: Limits, seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:
+    """Call it in a thread of its own; if it takes too long, ask for its end by `free`, and wait for that.
 
     Raises:
         Stuck: It has not ended then.
@@ -242,7 +267,7 @@ def within(seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T
     worker.join(seconds)
     if worker.is_alive():
         free()
-        worker.join(seconds)
+        worker.join(limits.cancel_seconds)
         if worker.is_alive():
             raise Stuck("an attempt hangs and cannot be freed")
     if raised:

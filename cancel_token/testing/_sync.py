@@ -34,7 +34,7 @@ class BlockingRuntime(Runtime):
         seconds = self.limits.seconds
         if seconds is None:
             return self._call(call)
-        return within(seconds, lambda: self._call(call), self._free)
+        return within(self.limits, seconds, lambda: self._call(call), self._free)
 
     def _free(self) -> None:
         self.hung = True

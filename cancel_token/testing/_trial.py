@@ -54,6 +54,7 @@ class Scenario(Generic[S]):
     stop: Stop[S] = None
     second: Second = "same"
     who: Who = "inline"
+    serialise: bool = False
     restart: Callable[[S], object] | None = None
     clock: Callable[[], ManualClock] | None = None
     limits: Limits = attrs.field(factory=Limits)
@@ -104,6 +105,7 @@ class Trial(Generic[S]):
             own=self.token,
             watch=nullcontext if lines is None else lines.in_thread,
             max_points=max_points,
+            serialise=scenario.serialise,
         )
         self.breaches: list[Breach] = []
         self.note = ""

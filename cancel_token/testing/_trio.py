@@ -13,6 +13,7 @@ import outcome
 import trio
 from trio._core import _run, _thread_cache
 
+from cancel_token._aio_trio import TrioBinding
 from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
@@ -39,13 +40,47 @@ class TrioRuntime(LoopRuntime):
             self._entry = trio.lowlevel.current_trio_token()
             return await attempt()
 
-        with _same_order_every_time(), _cached_threads_in_lanes():
+        with _same_order_every_time(), _cached_threads_in_lanes(), self._tasks_of_threads_in_lanes():
             try:
                 return trio.run(main, clock=self.clock, instruments=[_Instrument(self)])
             except trio.TrioInternalError:
                 if self.clock.stuck is None:
                     raise
                 raise self.clock.stuck from None
+
+    @contextmanager
+    def _tasks_of_threads_in_lanes(self) -> Iterator[None]:
+        """Make a lane of a task that a thread of the work starts."""
+        start = TrioBinding.start_soon
+
+        def start_in_lane(
+            binding: TrioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
+        ) -> bool:
+            lane = here.lane
+            if lane is None:
+                return start(binding, async_fn, *args)
+            child = lane.child()
+            child.started = False
+            child.recording.tasks.add(child)
+
+            async def run() -> None:
+                self.lanes[trio.lowlevel.current_task()] = here.lane = child
+                try:
+                    await async_fn()
+                finally:
+                    child.recording.task_ended(child)
+
+            try:
+                return start(binding, run, *args)
+            finally:
+                child.started = True
+                lane.recording.give_way(lane)
+
+        TrioBinding.start_soon = start_in_lane  # type: ignore[method-assign, assignment]  # taken for a method
+        try:
+            yield
+        finally:
+            TrioBinding.start_soon = start  # type: ignore[method-assign]
 
     async def finish(self, value: object) -> Any:
         if not inspect.isawaitable(value):
@@ -74,8 +109,7 @@ class TrioRuntime(LoopRuntime):
             del self.lanes[task]
         return Outcome(kind="cancelled" if scope.cancelled_caught else "returned", value=value)
 
-    def cancel(self) -> None:
-        self.cancel_called = True
+    def cancel_here(self) -> None:
         self._scope.cancel()
 
     async def settle(self) -> None:
@@ -99,14 +133,18 @@ class TrioRuntime(LoopRuntime):
             for task in _leaves(trio.lowlevel.current_root_task()):
                 trio.lowlevel.reschedule(task, outcome.Error(Runaway("it waits for ever")))
 
-    def look_for_a_hang(self) -> None:
+    def before_wait(self) -> None:
         """Before the loop waits for the outside world."""
-        if not self.nothing_can_come():
+        # What a thread has said before it ended, or before its task counted as started, is in the loop's queue.
+        resting = self.started_tasks()
+        hangs = self.nothing_can_come()
+        if not resting and not hangs:
             return
-        statistics = (
-            trio.lowlevel.current_statistics()
-        )  # only now: what a thread has said before it ended is in there
-        if statistics.seconds_to_next_deadline != math.inf or statistics.run_sync_soon_queue_size:
+        statistics = trio.lowlevel.current_statistics()
+        if statistics.run_sync_soon_queue_size:
+            return
+        self.recording.tell_rest(*resting)
+        if not hangs or statistics.seconds_to_next_deadline != math.inf:
             return
         sockets: Any = statistics.io_statistics  # of this platform; one is the loop's own
         if "tasks_waiting" in dir(sockets):
@@ -149,10 +187,10 @@ class _Instrument(trio.abc.Instrument):
         runtime = self.runtime
         try:
             if runtime.recording.ran_away:
-                runtime.cancel()
+                runtime.cancel_here()
                 runtime.count_runaway()
             elif timeout:
-                runtime.look_for_a_hang()
+                runtime.before_wait()
         except Stuck as error:
             runtime.clock.stuck = error
             runtime.wake_up()

@@ -1,13 +1,14 @@
 """What the tests of runs, agents and drivers share: agents on fakes and recordings, and listeners that act."""
 
 import threading
-from collections.abc import Callable, Iterable
-from typing import Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, ParamSpec, Protocol, TypeVar
 
 from aiwrapper import ChatAgent, Entry, Lang, RetryPolicy, Tool
 from aiwrapper._core.conversation import Conversation
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
+from aiwrapper.model_spec import ModelSpec
 from aiwrapper.testing import DialectName
 from aiwrapper.testing.fakes import FakeProvider
 from aiwrapper.testing.recorded import RecordedTransport
@@ -48,7 +49,14 @@ def recorded_agent(
     )
 
 
-def violations(dialect: DialectName, agent: ChatAgent, conversation: Conversation) -> list[str]:
+class Spoken(Protocol):
+    """Whatever has a model and tools."""
+
+    lang: ModelSpec
+    tools: Mapping[str, Tool[..., object]]
+
+
+def violations(dialect: DialectName, agent: Spoken, conversation: Conversation) -> list[str]:
     """What a provider would refuse about the next request."""
     options = agent.lang.call("", agent.tools.values()).options
     spoken = OpenAIChat() if dialect == "openai_chat" else Anthropic()

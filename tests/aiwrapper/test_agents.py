@@ -7,7 +7,6 @@ from aiwrapper import (
     Busy,
     CancelReason,
     CancelToken,
-    ChatAgent,
     Entry,
     Image,
     RunFinished,
@@ -25,6 +24,7 @@ from aiwrapper.testing import Call, DialectName, Say, Turn, render
 from aiwrapper.testing.fakes import FakeProvider
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from tests.aiwrapper.running import DIALECTS, Acting, Background, lang_at, recorded_agent, violations
+from tests.aiwrapper.worlds import World
 
 
 @tool
@@ -37,6 +37,13 @@ def said(dialect: DialectName, *turns: Turn) -> RecordedTransport:
     return RecordedTransport([Recording((render(turn, dialect),)) for turn in turns])
 
 
+def held_after_the_first_word(turn: Turn) -> tuple[Recording, Hold]:
+    """The model falls silent after its first delta of text."""
+    body, hold = render(turn, "openai_chat"), Hold()
+    first = body.index(b"\n\n", body.index(b'"Hel"')) + 2
+    return Recording((body[:first], hold, body[first:])), hold
+
+
 HELLO = Turn((Say(("Hel", "lo")),))
 ADDING = Turn(
     (Say(("Let me see.",)), Call("add", ('{"a": 1,', ' "b": 2}')), Call("add", ('{"a": 3, "b": 4}',)))
@@ -45,9 +52,9 @@ SUM = Turn((Say(("It is ", "3 and 7.")),))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_agent_answers_and_remembers(dialect: DialectName) -> None:
+def test_an_agent_answers_and_remembers(world: World, dialect: DialectName) -> None:
     with FakeProvider(dialect, [HELLO, SUM]) as fake:
-        agent = ChatAgent(lang_at(fake), instructions="Be brief.")
+        agent = world.agent(lang_at(fake), instructions="Be brief.")
         first = agent.run("Hi")
         second = agent.run("And?")
 
@@ -61,9 +68,9 @@ def test_an_agent_answers_and_remembers(dialect: DialectName) -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_tools_are_called_and_their_results_sent(dialect: DialectName) -> None:
+def test_tools_are_called_and_their_results_sent(world: World, dialect: DialectName) -> None:
     with FakeProvider(dialect, [ADDING, SUM]) as fake:
-        agent = ChatAgent(lang_at(fake), [add])
+        agent = world.agent(lang_at(fake), [add])
         result = agent.run("1 + 2? 3 + 4?")
 
     assert result.status == "completed"
@@ -72,21 +79,21 @@ def test_tools_are_called_and_their_results_sent(dialect: DialectName) -> None:
     assert result.usage.output_tokens == 68
 
 
-def test_plain_functions_are_made_tools() -> None:
+def test_plain_functions_are_made_tools(world: World) -> None:
     def shout(text: str) -> str:
         return text.upper()
 
     transport = said("openai_chat", Turn((Call("shout", ('{"text": "hi"}',)),)), HELLO)
-    agent = recorded_agent(transport)
-    agent = ChatAgent(agent.lang, [shout])
+    agent = world.recorded_agent(transport)
+    agent = world.agent(agent.lang, [shout])
     agent.run("Shout")
 
     assert b'"content":"HI"' in transport.requests[1].body
 
 
-def test_two_tools_of_one_name_are_refused() -> None:
+def test_two_tools_of_one_name_are_refused(world: World) -> None:
     with pytest.raises(ValueError, match="two tools have the name 'add'"):
-        recorded_agent(said("openai_chat"), [add, add])
+        world.recorded_agent(said("openai_chat"), [add, add])
 
 
 def test_an_async_tool_is_refused_by_an_agent_for_blocking_code() -> None:
@@ -98,8 +105,8 @@ def test_an_async_tool_is_refused_by_an_agent_for_blocking_code() -> None:
 
 
 @pytest.mark.parametrize("nothing", ["", " \n", []])
-def test_nothing_said_is_refused_before_anything_happens(nothing: str | list[Image]) -> None:
-    agent = recorded_agent(said("openai_chat"))
+def test_nothing_said_is_refused_before_anything_happens(world: World, nothing: str | list[Image]) -> None:
+    agent = world.recorded_agent(said("openai_chat"))
     with pytest.raises(ValueError, match="something other than white space"):
         agent.run(nothing)
     with pytest.raises(ValueError, match="something other than white space"):
@@ -109,8 +116,8 @@ def test_nothing_said_is_refused_before_anything_happens(nothing: str | list[Ima
     assert not agent.busy
 
 
-def test_an_agent_that_never_ends_is_ended_by_its_limit() -> None:
-    agent = recorded_agent(said("openai_chat", *[ADDING] * 5), [add], max_turns=3)
+def test_an_agent_that_never_ends_is_ended_by_its_limit(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", *[ADDING] * 5), [add], max_turns=3)
     result = agent.run("Go")
 
     assert result.status == "failed"
@@ -121,12 +128,12 @@ def test_an_agent_that_never_ends_is_ended_by_its_limit() -> None:
 # watching
 
 
-def test_a_stream_gives_the_log_as_it_grows() -> None:
-    agent = recorded_agent(said("openai_chat", ADDING, SUM), [add])
+def test_a_stream_gives_the_log_as_it_grows(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", ADDING, SUM), [add])
     entries: list[Entry] = []
     for entry in agent.stream("Go"):
         entries.append(entry)
-        assert settle(fold(entries)) == agent.conversation
+        assert validate(settle(fold(entries))) == []
 
     assert isinstance(entries[0], UserMessageAdded)
     assert isinstance(entries[1], RunStarted)
@@ -135,9 +142,19 @@ def test_a_stream_gives_the_log_as_it_grows() -> None:
     assert agent.last_result.conversation == settle(fold(entries))
 
 
-def test_closing_a_stream_early_stops_the_run_and_leaves_nothing() -> None:
-    transport = said("openai_chat", HELLO, SUM)
-    agent = recorded_agent(transport)
+def test_a_stream_of_code_that_blocks_goes_on_only_while_entries_are_taken() -> None:
+    agent = recorded_agent(said("openai_chat", ADDING, SUM), [add])
+    entries: list[Entry] = []
+    for entry in agent.stream("Go"):
+        entries.append(entry)
+        assert settle(fold(entries)) == agent.conversation
+
+
+def test_closing_a_stream_early_stops_the_run_and_leaves_nothing(world: World) -> None:
+    transport = RecordedTransport(
+        [held_after_the_first_word(HELLO)[0], Recording((render(SUM, "openai_chat"),))]
+    )
+    agent = world.recorded_agent(transport)
     acting = Acting()
     token = CancelToken()
     with closing(agent.stream("Hi", token=token, subscribers=[acting])) as entries:
@@ -156,8 +173,9 @@ def test_closing_a_stream_early_stops_the_run_and_leaves_nothing() -> None:
     assert agent.run("Again").text == "It is 3 and 7."
 
 
-def test_a_stream_that_is_stopped_gives_the_closing_entries_and_ends() -> None:
-    agent = recorded_agent(said("openai_chat", HELLO))
+def test_a_stream_that_is_stopped_gives_the_closing_entries_and_ends(world: World) -> None:
+    recording, _ = held_after_the_first_word(HELLO)
+    agent = world.recorded_agent(RecordedTransport([recording]))
     token = CancelToken()
     entries: list[Entry] = []
     for entry in agent.stream("Hi", token=token):
@@ -169,8 +187,8 @@ def test_a_stream_that_is_stopped_gives_the_closing_entries_and_ends() -> None:
     assert settle(fold(entries)) == agent.conversation
 
 
-def test_a_stream_that_was_never_begun_keeps_nobody_waiting() -> None:
-    agent = recorded_agent(said("openai_chat", HELLO))
+def test_a_stream_that_was_never_begun_keeps_nobody_waiting(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     agent.stream("Hi").close()
 
     assert agent.run("Hi").status == "completed"
@@ -179,10 +197,10 @@ def test_a_stream_that_was_never_begun_keeps_nobody_waiting() -> None:
 # one run at a time
 
 
-def test_a_second_run_is_busy_and_a_conversation_of_its_own_is_not() -> None:
+def test_a_second_run_is_busy_and_a_conversation_of_its_own_is_not(world: World) -> None:
     hold = Hold()
     hello = render(HELLO, "openai_chat")
-    agent = recorded_agent(RecordedTransport([Recording((hold, hello)), Recording((hello,))]))
+    agent = world.recorded_agent(RecordedTransport([Recording((hold, hello)), Recording((hello,))]))
     running = Background(agent.run, "Hi")
     hold.reached.wait()
     with pytest.raises(Busy):
@@ -203,8 +221,8 @@ def test_a_second_run_is_busy_and_a_conversation_of_its_own_is_not() -> None:
     assert len(own.conversation.messages) == len(other.conversation.messages) == 2
 
 
-def test_a_stop_for_one_run_does_not_touch_the_next() -> None:
-    agent = recorded_agent(said("openai_chat", HELLO, SUM))
+def test_a_stop_for_one_run_does_not_touch_the_next(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", HELLO, SUM))
     token = CancelToken()
     first = agent.run("Hi", token=token)
     token.cancel("too late")
@@ -214,8 +232,8 @@ def test_a_stop_for_one_run_does_not_touch_the_next() -> None:
     assert second.status == "completed"
 
 
-def test_stopping_twice_is_stopping_once() -> None:
-    agent = recorded_agent(said("openai_chat", HELLO))
+def test_stopping_twice_is_stopping_once(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     token = CancelToken()
     acting = Acting(
         lambda entry: isinstance(entry, TextDelta),
@@ -228,9 +246,9 @@ def test_stopping_twice_is_stopping_once() -> None:
     assert sum(isinstance(entry, RunStopped) for entry in acting.log) == 1
 
 
-def test_a_stop_before_the_start_opens_nothing_and_keeps_what_the_user_said() -> None:
+def test_a_stop_before_the_start_opens_nothing_and_keeps_what_the_user_said(world: World) -> None:
     transport = said("openai_chat", HELLO)
-    agent = recorded_agent(transport, [add])
+    agent = world.recorded_agent(transport, [add])
     token = CancelToken()
     token.cancel("never mind")
     acting = Acting()
@@ -248,8 +266,8 @@ def test_a_stop_before_the_start_opens_nothing_and_keeps_what_the_user_said() ->
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_after_a_cut_answer_the_model_is_asked_to_go_on(dialect: DialectName) -> None:
-    agent = recorded_agent(said(dialect, HELLO, SUM), dialect=dialect)
+def test_after_a_cut_answer_the_model_is_asked_to_go_on(world: World, dialect: DialectName) -> None:
+    agent = world.recorded_agent(said(dialect, HELLO, SUM), dialect=dialect)
     token = CancelToken()
     agent.run(
         "Hi", token=token, subscribers=[Acting(lambda entry: isinstance(entry, TextDelta), token.cancel)]
@@ -261,9 +279,9 @@ def test_after_a_cut_answer_the_model_is_asked_to_go_on(dialect: DialectName) ->
     assert violations(dialect, agent, result.conversation) == []
 
 
-def test_after_tool_results_nothing_is_added() -> None:
+def test_after_tool_results_nothing_is_added(world: World) -> None:
     transport = said("openai_chat", ADDING, SUM)
-    agent = recorded_agent(transport, [add])
+    agent = world.recorded_agent(transport, [add])
     token = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, ToolFinished), token.cancel)
     agent.run("Go", token=token, subscribers=[acting])
@@ -274,8 +292,8 @@ def test_after_tool_results_nothing_is_added() -> None:
     assert len(result.conversation.messages) == len(before) + 1
 
 
-def test_after_a_stop_before_the_start_the_question_is_answered() -> None:
-    agent = recorded_agent(said("openai_chat", HELLO))
+def test_after_a_stop_before_the_start_the_question_is_answered(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     token = CancelToken()
     token.cancel()
     agent.run("Hi", token=token)
@@ -284,19 +302,19 @@ def test_after_a_stop_before_the_start_the_question_is_answered() -> None:
     assert len(agent.conversation.messages) == 2
 
 
-def test_there_is_nothing_to_go_on_from_at_the_beginning() -> None:
+def test_there_is_nothing_to_go_on_from_at_the_beginning(world: World) -> None:
     with pytest.raises(ValueError, match="nothing has been said yet"):
-        recorded_agent(said("openai_chat")).continue_()
+        world.recorded_agent(said("openai_chat")).continue_()
 
 
 # subscribers
 
 
-def test_a_raising_subscriber_is_detached_and_reported_and_the_others_have_everything() -> None:
+def test_a_raising_subscriber_is_detached_and_reported_and_the_others_have_everything(world: World) -> None:
     def fail() -> None:
         raise ZeroDivisionError("a bug")
 
-    agent = recorded_agent(said("openai_chat", HELLO))
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     broken = Acting(lambda entry: isinstance(entry, TextDelta), fail)
     healthy = Acting()
     result = agent.run("Hi", subscribers=[broken, healthy])
@@ -307,14 +325,14 @@ def test_a_raising_subscriber_is_detached_and_reported_and_the_others_have_every
     assert isinstance(healthy.log[-1], RunFinished)
 
 
-def test_a_raising_subscriber_does_not_lose_the_stop() -> None:
+def test_a_raising_subscriber_does_not_lose_the_stop(world: World) -> None:
     token = CancelToken()
 
     def stop_and_fail() -> None:
         token.cancel("stop")
         raise ZeroDivisionError("a bug")
 
-    agent = recorded_agent(said("openai_chat", HELLO))
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     result = agent.run(
         "Hi", token=token, subscribers=[Acting(lambda e: isinstance(e, TextDelta), stop_and_fail)]
     )
@@ -322,14 +340,14 @@ def test_a_raising_subscriber_does_not_lose_the_stop() -> None:
     assert result.status == "stopped"
 
 
-def test_a_subscriber_that_obeys_the_token_does_not_keep_the_entry_from_the_others() -> None:
+def test_a_subscriber_that_obeys_the_token_does_not_keep_the_entry_from_the_others(world: World) -> None:
     token = CancelToken()
 
     def stop_and_check() -> None:
         token.cancel("stop")
         token.check()
 
-    agent = recorded_agent(said("openai_chat", HELLO))
+    agent = world.recorded_agent(said("openai_chat", HELLO))
     first = Acting(lambda entry: isinstance(entry, TextDelta), stop_and_check)
     second = Acting()
     result = agent.run("Hi", token=token, subscribers=[first, second])
@@ -339,8 +357,8 @@ def test_a_subscriber_that_obeys_the_token_does_not_keep_the_entry_from_the_othe
 
 
 @pytest.mark.parametrize("ending", [RunStopped, RunFinished])
-def test_the_next_message_may_be_sent_from_inside_the_last_entry(ending: type[Entry]) -> None:
-    agent = recorded_agent(said("openai_chat", HELLO, SUM))
+def test_the_next_message_may_be_sent_from_inside_the_last_entry(world: World, ending: type[Entry]) -> None:
+    agent = world.recorded_agent(said("openai_chat", HELLO, SUM))
     token = CancelToken()
     answers: list[str] = []
     following = Acting(
@@ -362,13 +380,15 @@ CLOSING = (RunStarted, ToolFinished, RunStopped, RunFinished)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_stop_at_any_entry_leaves_a_valid_conversation_that_goes_on(dialect: DialectName) -> None:
+def test_a_stop_at_any_entry_leaves_a_valid_conversation_that_goes_on(
+    world: World, dialect: DialectName
+) -> None:
     whole = Acting()
-    recorded_agent(said(dialect, ADDING, SUM), [add], dialect=dialect).run("Go", subscribers=[whole])
+    world.recorded_agent(said(dialect, ADDING, SUM), [add], dialect=dialect).run("Go", subscribers=[whole])
     statuses: list[str] = []
     for place in range(1, len(whole.log)):
         transport = said(dialect, ADDING, SUM, HELLO, HELLO)
-        agent = recorded_agent(transport, [add], dialect=dialect)
+        agent = world.recorded_agent(transport, [add], dialect=dialect)
         token = CancelToken()
         stopping = Stopping(place, token)
         result = agent.run("Go", token=token, subscribers=[stopping])
@@ -406,11 +426,11 @@ class Stopping:
             self._token.cancel()
 
 
-def test_after_cancel_has_returned_no_delta_is_accepted() -> None:
+def test_after_cancel_has_returned_no_delta_is_accepted(world: World) -> None:
     pieces = render(Turn((Say(tuple("x" * 2_000)),)), "openai_chat")
     slipped = 0
     for _ in range(50):
-        agent = recorded_agent(RecordedTransport([Recording((pieces,))]))
+        agent = world.recorded_agent(RecordedTransport([Recording((pieces,))]))
         token = CancelToken()
         begun = threading.Event()
         running = Background(

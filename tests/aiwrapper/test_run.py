@@ -11,7 +11,6 @@ import pytest
 
 from aiwrapper import (
     CancelToken,
-    ChatAgent,
     Entry,
     RunFailed,
     RunFinished,
@@ -36,7 +35,11 @@ from aiwrapper.store import Store
 from aiwrapper.testing import Call, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from cancel_token import Cancelled
-from tests.aiwrapper.running import KEY, Acting, Background, recorded_agent, violations
+from tests.aiwrapper.running import KEY, Acting, Background, violations
+from tests.aiwrapper.worlds import AgentFace, World
+
+THREADS = World("threads")
+"""A signal handler runs in the thread that drives the run only where that is the caller's own."""
 
 ADDING = Turn((Say(("Let me see.",)), Call("add", ('{"a": 1, "b": 2}',))))
 SUM = Turn((Say(("It is ", "3.")),))
@@ -60,7 +63,7 @@ class Failing:
 class Added:
     """An agent with one tool, and how often that was called."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
         self.calls = 0
 
         @tool
@@ -70,12 +73,12 @@ class Added:
 
         turns = [ADDING, SUM, SUM]
         self.transport = RecordedTransport([Recording((render(turn, "openai_chat"),)) for turn in turns])
-        self.agent = recorded_agent(self.transport, [add])
+        self.agent = world.recorded_agent(self.transport, [add])
 
 
 def whole_log() -> list[Entry]:
     acting = Acting()
-    Added().agent.run("Go", subscribers=[acting])
+    Added(THREADS).agent.run("Go", subscribers=[acting])
     return acting.log
 
 
@@ -90,8 +93,8 @@ PLACES = range(1, len(whole_log()) + 1)
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_full_disk_ends_the_run_at_any_entry_and_costs_nothing_said(place: int) -> None:
-    it, acting = Added(), Acting()
+def test_a_full_disk_ends_the_run_at_any_entry_and_costs_nothing_said(world: World, place: int) -> None:
+    it, acting = Added(world), Acting()
     sink = Failing(place, fail_with(OSError(errno.ENOSPC, "No space left on device")))
     result = it.agent.run("Go", sink=sink, subscribers=[acting])
     refused = type(whole_log()[place - 1])
@@ -114,8 +117,8 @@ def test_a_full_disk_ends_the_run_at_any_entry_and_costs_nothing_said(place: int
     assert it.agent.run("Go on").status in ("completed", "failed")
 
 
-def test_a_defect_in_a_sink_is_not_called_a_full_disk() -> None:
-    it, acting = Added(), Acting()
+def test_a_defect_in_a_sink_is_not_called_a_full_disk(world: World) -> None:
+    it, acting = Added(world), Acting()
     error = ZeroDivisionError("a bug")
     result = it.agent.run("Go", sink=Failing(4, fail_with(error)), subscribers=[acting])
 
@@ -124,8 +127,8 @@ def test_a_defect_in_a_sink_is_not_called_a_full_disk() -> None:
     assert acting.log[-1].error == "internal"
 
 
-def test_a_stop_that_cannot_be_written_is_a_stop_all_the_same() -> None:
-    it = Added()
+def test_a_stop_that_cannot_be_written_is_a_stop_all_the_same(world: World) -> None:
+    it = Added(world)
     token = CancelToken()
 
     class Full:
@@ -142,8 +145,8 @@ def test_a_stop_that_cannot_be_written_is_a_stop_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_stop_while_the_sink_waits_leaves_both_with_the_same_log(place: int) -> None:
-    it, acting, token = Added(), Acting(), CancelToken()
+def test_a_stop_while_the_sink_waits_leaves_both_with_the_same_log(world: World, place: int) -> None:
+    it, acting, token = Added(world), Acting(), CancelToken()
 
     def stopped_while_waiting() -> None:
         token.cancel()
@@ -169,9 +172,9 @@ def test_a_stop_while_the_sink_waits_leaves_both_with_the_same_log(place: int) -
     assert not it.agent.busy
 
 
-def test_ctrl_c_in_a_sink_passes_through_and_the_run_has_ended() -> None:
+def test_ctrl_c_in_a_sink_passes_through_and_the_run_has_ended(world: World) -> None:
     for place in PLACES:
-        it, acting = Added(), Acting()
+        it, acting = Added(world), Acting()
         with pytest.raises(KeyboardInterrupt):
             it.agent.run("Go", sink=Failing(place, fail_with(KeyboardInterrupt())), subscribers=[acting])
 
@@ -180,9 +183,9 @@ def test_ctrl_c_in_a_sink_passes_through_and_the_run_has_ended() -> None:
         assert it.agent.conversation == settle(fold(acting.log))
 
 
-def test_the_log_and_its_effects_are_in_order() -> None:
+def test_the_log_and_its_effects_are_in_order(world: World) -> None:
     """Write-ahead: what permits an effect is with the sink before the effect."""
-    it = Added()
+    it = Added(world)
 
     class Watching:
         def __init__(self) -> None:
@@ -208,12 +211,12 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "chats.db")
 
 
-def agent_of(store: Store, conversation_id: str, transport: RecordedTransport) -> ChatAgent:
-    agent = recorded_agent(transport)
-    return ChatAgent(agent.lang, conversation=store.load(conversation_id).conversation)
+def agent_of(world: World, store: Store, conversation_id: str, transport: RecordedTransport) -> AgentFace:
+    agent = world.recorded_agent(transport)
+    return world.agent(agent.lang, conversation=store.load(conversation_id).conversation)
 
 
-def test_what_is_stored_is_what_is_in_memory_after_every_ending(store: Store) -> None:
+def test_what_is_stored_is_what_is_in_memory_after_every_ending(world: World, store: Store) -> None:
     body = render(SUM, "openai_chat")
     recordings = [
         Recording((body,)),
@@ -225,7 +228,7 @@ def test_what_is_stored_is_what_is_in_memory_after_every_ending(store: Store) ->
     with store:
         conversation_id = store.create()
         with store.open(conversation_id) as log:
-            agent = agent_of(store, conversation_id, RecordedTransport(recordings))
+            agent = agent_of(world, store, conversation_id, RecordedTransport(recordings))
             for _ in recordings:
                 token = CancelToken()
                 stopping = Acting(
@@ -239,21 +242,21 @@ def test_what_is_stored_is_what_is_in_memory_after_every_ending(store: Store) ->
     assert loaded.run is None
 
 
-def test_a_conversation_is_gone_on_with_after_a_reload(store: Store) -> None:
+def test_a_conversation_is_gone_on_with_after_a_reload(world: World, store: Store) -> None:
     body = render(SUM, "openai_chat")
     with store:
         conversation_id = store.create()
         for _ in range(2):
             transport = RecordedTransport([Recording((body,))])
             with store.open(conversation_id) as log:
-                agent_of(store, conversation_id, transport).run("Go", sink=log)
+                agent_of(world, store, conversation_id, transport).run("Go", sink=log)
         loaded = store.load(conversation_id).conversation
 
     assert len(loaded.messages) == 4
     assert b"It is 3." in transport.requests[0].body
 
 
-def test_the_key_is_in_no_entry_error_repr_or_file(store: Store, tmp_path: Path) -> None:
+def test_the_key_is_in_no_entry_error_repr_or_file(world: World, store: Store, tmp_path: Path) -> None:
     hold = Hold()
     answers = [
         Recording((b'{"error": {"message": "wrong key: ' + KEY.encode() + b'"}}',), status=401),
@@ -267,7 +270,7 @@ def test_the_key_is_in_no_entry_error_repr_or_file(store: Store, tmp_path: Path)
     with store:
         conversation_id = store.create()
         with store.open(conversation_id) as log:
-            agent = agent_of(store, conversation_id, transport)
+            agent = agent_of(world, store, conversation_id, transport)
             results = [agent.run("Go", sink=log, subscribers=[acting]) for _ in answers[:2]]
             token = CancelToken()
             running = Background(agent.run, "Go", token=token, sink=log, subscribers=[acting])
@@ -295,7 +298,7 @@ def test_a_stop_from_a_signal_handler_passes_whatever_it_interrupts() -> None:
     lines = 0
     struck = True
     while struck:
-        it, token, acting = Added(), CancelToken(), Acting()
+        it, token, acting = Added(THREADS), CancelToken(), Acting()
         striking = AtLine(lines, token.cancel)
         with striking:
             result = it.agent.run("Go", token=token, subscribers=[acting])
@@ -316,7 +319,7 @@ def test_ctrl_c_at_any_line_ends_the_run_once_and_leaves_the_agent_free() -> Non
     lines = 0
     struck = True
     while struck:
-        it, acting = Added(), Acting()
+        it, acting = Added(THREADS), Acting()
         striking = AtLine(lines, fail_with(KeyboardInterrupt()), DRIVING)
         interrupted = False
         with striking:

@@ -16,7 +16,6 @@ import trustme
 
 from aiwrapper import (
     CancelToken,
-    ChatAgent,
     Entry,
     RetryWaiting,
     RunResult,
@@ -43,10 +42,14 @@ from cancel_token import Cancelled
 from cancel_token.http import Session
 from cancel_token.processes import run
 from cancel_token.testing import ManualClock
-from tests.aiwrapper.running import DIALECTS, Acting, Background, lang, lang_at, recorded_agent, violations
+from tests.aiwrapper.running import DIALECTS, Acting, Background, lang, lang_at, violations
+from tests.aiwrapper.worlds import AgentFace, World
 
 HELLO = Turn((Say(("Hel", "lo")),))
 
+
+THREADS = World("threads")
+"""Ctrl-C strikes in the thread that drives the run only where that is the caller's own."""
 
 NO_JSON = "'object' cannot be given as JSON: 'object' is no JSON"
 UNREADABLE = "'Unreadable' cannot be given as JSON: KeyError: 'lazy'"
@@ -83,10 +86,10 @@ def outcomes(result: RunResult) -> list[str | None]:
     ],
 )
 def test_a_stop_ends_a_request_that_waits_and_the_next_one_is_accepted(
-    dialect: DialectName, place: Phase, wheres: set[StopWhere]
+    world: World, dialect: DialectName, place: Phase, wheres: set[StopWhere]
 ) -> None:
     with FakeProvider(dialect, [HELLO, HELLO]) as fake, fake.hold_at(place) as hold:
-        agent = ChatAgent(lang_at(fake))
+        agent = world.agent(lang_at(fake))
         token = CancelToken()
         running = Background(agent.run, "Hi", token=token)
         hold.reached.wait()
@@ -108,10 +111,10 @@ def test_a_stop_ends_a_request_that_waits_and_the_next_one_is_accepted(
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_stop_ends_a_silent_stream_and_what_was_said_is_kept(dialect: DialectName) -> None:
+def test_a_stop_ends_a_silent_stream_and_what_was_said_is_kept(world: World, dialect: DialectName) -> None:
     between = render(HELLO, dialect).index(b'"lo"')
     with FakeProvider(dialect, [HELLO, HELLO]) as fake, fake.hold_at(between) as hold:
-        agent = ChatAgent(lang_at(fake))
+        agent = world.agent(lang_at(fake))
         token, heard = CancelToken(), threading.Event()
         acting = Acting(lambda entry: isinstance(entry, TextDelta), heard.set)
         running = Background(agent.run, "Hi", token=token, subscribers=[acting])
@@ -130,7 +133,7 @@ def test_a_stop_ends_a_silent_stream_and_what_was_said_is_kept(dialect: DialectN
     assert (after.status, statuses) == ("completed", [200, 200])
 
 
-def test_a_stop_ends_a_tls_handshake() -> None:
+def test_a_stop_ends_a_tls_handshake(world: World) -> None:
     authority = trustme.CA()
     server, session = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Session()
     authority.issue_cert("127.0.0.1").configure_cert(server)
@@ -140,7 +143,7 @@ def test_a_stop_ends_a_tls_handshake() -> None:
         fake.hold_at("tls") as hold,
     ):
         session.verify = trusted
-        agent = ChatAgent(lang_at(fake, HttpTransport(session)))
+        agent = world.agent(lang_at(fake, HttpTransport(session)))
         token = CancelToken()
         running = Background(agent.run, "Hi", token=token)
         hold.reached.wait()
@@ -154,9 +157,9 @@ def test_a_stop_ends_a_tls_handshake() -> None:
     assert after.text == "Hello"
 
 
-def test_a_stop_ends_a_long_wait_before_another_attempt() -> None:
+def test_a_stop_ends_a_long_wait_before_another_attempt(world: World) -> None:
     with FakeProvider("openai_chat", [HttpError(429, retry_after="0"), HttpError(429), HELLO]) as fake:
-        agent = ChatAgent(lang_at(fake))
+        agent = world.agent(lang_at(fake))
         token = CancelToken()
         acting = Acting(lambda entry: isinstance(entry, RetryWaiting) and entry.attempt == 2, token.cancel)
         stopped = agent.run("Hi", token=token, subscribers=[acting])
@@ -168,9 +171,9 @@ def test_a_stop_ends_a_long_wait_before_another_attempt() -> None:
     assert after.text == "Hello"
 
 
-def test_a_deadline_is_a_stop_with_its_own_reason() -> None:
+def test_a_deadline_is_a_stop_with_its_own_reason(world: World) -> None:
     hold = Hold()
-    agent = recorded_agent(RecordedTransport([Recording((hold,))]))
+    agent = world.recorded_agent(RecordedTransport([Recording((hold,))]))
     clock = ManualClock()
     running = Background(agent.run, "Hi", token=CancelToken(60, clock=clock))
     hold.reached.wait()
@@ -180,8 +183,8 @@ def test_a_deadline_is_a_stop_with_its_own_reason() -> None:
     assert (stop.reason, stop.where) == ("deadline", "streaming")
 
 
-def test_a_stop_of_a_parent_has_the_parents_reason() -> None:
-    agent = recorded_agent(RecordedTransport([Recording((render(HELLO, "openai_chat"),))]))
+def test_a_stop_of_a_parent_has_the_parents_reason(world: World) -> None:
+    agent = world.recorded_agent(RecordedTransport([Recording((render(HELLO, "openai_chat"),))]))
     parent = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, TextDelta), lambda: parent.cancel("everybody home"))
     stop = stop_of(agent.run("Hi", token=parent.child().child(), subscribers=[acting]))
@@ -192,21 +195,23 @@ def test_a_stop_of_a_parent_has_the_parents_reason() -> None:
 # tools
 
 
-def agent_with(*tools: Tool[..., object], grace_seconds: float = 30.0) -> tuple[ChatAgent, RecordedTransport]:
+def agent_with(
+    world: World, *tools: Tool[..., object], grace_seconds: float = 30.0
+) -> tuple[AgentFace, RecordedTransport]:
     """An agent whose model calls all the tools in its first turn and says hello afterwards."""
     names = [each.name for each in tools]
     turns = [calls(*names), HELLO, HELLO]
     transport = RecordedTransport([Recording((render(turn, "openai_chat"),)) for turn in turns])
-    return recorded_agent(transport, tools, tool_grace_seconds=grace_seconds), transport
+    return world.recorded_agent(transport, tools, tool_grace_seconds=grace_seconds), transport
 
 
-def results_told(agent: ChatAgent, subscribers: list[Acting] | None = None) -> list[tuple[str, str]]:
+def results_told(agent: AgentFace, subscribers: list[Acting] | None = None) -> list[tuple[str, str]]:
     acting = Acting()
     agent.run("Go", subscribers=[acting, *(subscribers or [])])
     return [(entry.outcome, entry.content) for entry in acting.log if isinstance(entry, ToolFinished)]
 
 
-def goes_on(agent: ChatAgent) -> None:
+def goes_on(agent: AgentFace) -> None:
     """The next request is one that both providers take, and is answered."""
     for dialect in DIALECTS:
         assert violations(dialect, agent, agent.conversation) == []
@@ -216,14 +221,14 @@ def goes_on(agent: ChatAgent) -> None:
 
 
 @pytest.mark.parametrize("when", [ToolCallReady, TurnFinished])
-def test_a_tool_is_not_started_after_a_stop(when: type[Entry]) -> None:
+def test_a_tool_is_not_started_after_a_stop(world: World, when: type[Entry]) -> None:
     called: list[str] = []
 
     @tool
     def note() -> None:
         called.append("note")
 
-    agent, _ = agent_with(note)
+    agent, _ = agent_with(world, note)
     token = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, when), token.cancel)
     result = agent.run("Go", token=token, subscribers=[acting])
@@ -234,14 +239,14 @@ def test_a_tool_is_not_started_after_a_stop(when: type[Entry]) -> None:
     goes_on(agent)
 
 
-def test_a_tool_that_was_about_to_start_does_not() -> None:
+def test_a_tool_that_was_about_to_start_does_not(world: World) -> None:
     called: list[str] = []
 
     @tool
     def note() -> None:
         called.append("note")
 
-    agent, _ = agent_with(note)
+    agent, _ = agent_with(world, note)
     token = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, ToolStarted), token.cancel)
     result = agent.run("Go", token=token, subscribers=[acting])
@@ -252,7 +257,7 @@ def test_a_tool_that_was_about_to_start_does_not() -> None:
     goes_on(agent)
 
 
-def test_a_loop_is_stopped_by_its_check() -> None:
+def test_a_loop_is_stopped_by_its_check(world: World) -> None:
     turning = threading.Event()
 
     @tool
@@ -260,7 +265,7 @@ def test_a_loop_is_stopped_by_its_check() -> None:
         for _ in until.iter(itertools.count()):
             turning.set()
 
-    agent, _ = agent_with(spin)
+    agent, _ = agent_with(world, spin)
     token = CancelToken()
     running = Background(agent.run, "Go", token=token)
     turning.wait()
@@ -270,7 +275,7 @@ def test_a_loop_is_stopped_by_its_check() -> None:
     goes_on(agent)
 
 
-def test_a_subprocess_is_stopped_with_its_tool() -> None:
+def test_a_subprocess_is_stopped_with_its_tool(world: World) -> None:
     code = "import socket, sys, time; s = socket.create_connection(('127.0.0.1', int(sys.argv[1]))); time.sleep(3600)"
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = str(listener.getsockname()[1])
@@ -279,7 +284,7 @@ def test_a_subprocess_is_stopped_with_its_tool() -> None:
         def sleep_long(*, token: CancelToken) -> int:
             return run([sys.executable, "-c", code, port], token=token).returncode
 
-        agent, _ = agent_with(sleep_long)
+        agent, _ = agent_with(world, sleep_long)
         token = CancelToken()
         running = Background(agent.run, "Go", token=token)
         child, _ = listener.accept()
@@ -300,7 +305,7 @@ def silent_server() -> Iterator[tuple[str, Callable[[], socket.socket]]]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}/", lambda: listener.accept()[0]
 
 
-def test_a_request_of_a_tool_is_stopped_also_if_the_tool_knows_no_token() -> None:
+def test_a_request_of_a_tool_is_stopped_also_if_the_tool_knows_no_token(world: World) -> None:
     with silent_server() as (url, accept):
 
         @tool
@@ -308,7 +313,7 @@ def test_a_request_of_a_tool_is_stopped_also_if_the_tool_knows_no_token() -> Non
             with Session() as session:
                 return str(session.get(url).text)
 
-        agent, _ = agent_with(fetch)
+        agent, _ = agent_with(world, fetch)
         token = CancelToken()
         running = Background(agent.run, "Go", token=token)
         with accept() as connection:
@@ -323,7 +328,7 @@ def test_a_request_of_a_tool_is_stopped_also_if_the_tool_knows_no_token() -> Non
     goes_on(agent)
 
 
-def test_of_two_tools_the_finished_one_keeps_its_result() -> None:
+def test_of_two_tools_the_finished_one_keeps_its_result(world: World) -> None:
     @tool
     def quick() -> str:
         return "the real result"
@@ -333,7 +338,7 @@ def test_of_two_tools_the_finished_one_keeps_its_result() -> None:
         token.wait()
         token.check()
 
-    agent, transport = agent_with(quick, slow)
+    agent, transport = agent_with(world, quick, slow)
     token = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, ToolFinished), token.cancel)
     result = agent.run("Go", token=token, subscribers=[acting])
@@ -343,13 +348,13 @@ def test_of_two_tools_the_finished_one_keeps_its_result() -> None:
     assert b"the real result" in transport.requests[1].body
 
 
-def test_a_result_that_comes_with_the_stop_is_not_thrown_away() -> None:
+def test_a_result_that_comes_with_the_stop_is_not_thrown_away(world: World) -> None:
     @tool
     def last_word(*, token: CancelToken) -> str:
         token.wait()
         return "saved what there was"
 
-    agent, _ = agent_with(last_word)
+    agent, _ = agent_with(world, last_word)
     token = CancelToken()
     acting = Acting(lambda entry: isinstance(entry, ToolStarted), threading.Timer(0, token.cancel).start)
     result = agent.run("Go", token=token, subscribers=[acting])
@@ -361,7 +366,7 @@ def test_a_result_that_comes_with_the_stop_is_not_thrown_away() -> None:
     goes_on(agent)
 
 
-def test_calls_of_one_turn_run_side_by_side() -> None:
+def test_calls_of_one_turn_run_side_by_side(world: World) -> None:
     meeting = threading.Barrier(2)
 
     @tool
@@ -372,12 +377,12 @@ def test_calls_of_one_turn_run_side_by_side() -> None:
     def two() -> str:
         return f"place {meeting.wait()}"
 
-    agent, _ = agent_with(one, two)
+    agent, _ = agent_with(world, one, two)
 
     assert sorted(results_told(agent)) == [("returned", "place 0"), ("returned", "place 1")]
 
 
-def test_a_tool_that_will_not_stop_is_left_behind_and_cannot_do_anything_any_more() -> None:
+def test_a_tool_that_will_not_stop_is_left_behind_and_cannot_do_anything_any_more(world: World) -> None:
     begun, release, done = threading.Event(), threading.Event(), threading.Event()
 
     @tool
@@ -387,7 +392,7 @@ def test_a_tool_that_will_not_stop_is_left_behind_and_cannot_do_anything_any_mor
         done.set()
         return "far too late"
 
-    agent, transport = agent_with(stubborn, grace_seconds=0.0)
+    agent, transport = agent_with(world, stubborn, grace_seconds=0.0)
     token = CancelToken()
     acting = Acting()
     running = Background(agent.run, "Go", token=token, subscribers=[acting])
@@ -410,7 +415,7 @@ def test_a_tool_that_will_not_stop_is_left_behind_and_cannot_do_anything_any_mor
     assert all(b"far too late" not in request.body for request in transport.requests)
 
 
-def test_the_grace_time_is_given_to_tools_that_need_it_and_counts_as_latency() -> None:
+def test_the_grace_time_is_given_to_tools_that_need_it_and_counts_as_latency(world: World) -> None:
     clock = ManualClock()
     begun, stopping = threading.Event(), threading.Event()
 
@@ -421,7 +426,7 @@ def test_the_grace_time_is_given_to_tools_that_need_it_and_counts_as_latency() -
         stopping.wait()
         return "tidied up"
 
-    agent, _ = agent_with(tidy, grace_seconds=10.0)
+    agent, _ = agent_with(world, tidy, grace_seconds=10.0)
     token = CancelToken(clock=clock)
     running = Background(agent.run, "Go", token=token)
     begun.wait()
@@ -438,7 +443,7 @@ def test_the_grace_time_is_given_to_tools_that_need_it_and_counts_as_latency() -
 # what a tool may do
 
 
-def test_what_a_tool_raises_is_told_to_the_model_and_the_run_goes_on() -> None:
+def test_what_a_tool_raises_is_told_to_the_model_and_the_run_goes_on(world: World) -> None:
     @tool
     def fail() -> None:
         raise ZeroDivisionError("by zero")
@@ -466,7 +471,7 @@ def test_what_a_tool_raises_is_told_to_the_model_and_the_run_goes_on() -> None:
     def give_back() -> object:
         return object()
 
-    agent, _ = agent_with(fail, leave, refuse, stop_myself, stop_my_token, give_back)
+    agent, _ = agent_with(world, fail, leave, refuse, stop_myself, stop_my_token, give_back)
 
     assert sorted(results_told(agent)) == [
         ("denied", "The user said no."),
@@ -493,7 +498,7 @@ class Unreadable:
         raise KeyError("lazy")
 
 
-def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_goes_on() -> None:
+def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_goes_on(world: World) -> None:
     @tool
     def give_back() -> object:
         return Unreadable()
@@ -502,7 +507,7 @@ def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_go
     def refuse() -> None:
         raise Mute
 
-    agent, _ = agent_with(give_back, refuse)
+    agent, _ = agent_with(world, give_back, refuse)
 
     assert sorted(results_told(agent)) == [
         (
@@ -515,7 +520,7 @@ def test_whatever_a_tool_gives_back_or_says_the_call_has_a_result_and_the_run_go
     assert agent.last_result.status == "completed"
 
 
-def test_an_error_that_the_stop_caused_is_the_stop() -> None:
+def test_an_error_that_the_stop_caused_is_the_stop(world: World) -> None:
     begun = threading.Event()
 
     @tool
@@ -524,7 +529,7 @@ def test_an_error_that_the_stop_caused_is_the_stop() -> None:
         token.wait()
         raise ConnectionResetError("the line was cut")
 
-    agent, _ = agent_with(fragile)
+    agent, _ = agent_with(world, fragile)
     token = CancelToken()
     running = Background(agent.run, "Go", token=token)
     begun.wait()
@@ -533,7 +538,7 @@ def test_an_error_that_the_stop_caused_is_the_stop() -> None:
     assert outcomes(running.result()) == ["interrupted_running"]
 
 
-def test_wrong_calls_are_answered_without_calling_anything() -> None:
+def test_wrong_calls_are_answered_without_calling_anything(world: World) -> None:
     called: list[int] = []
 
     @tool
@@ -545,7 +550,7 @@ def test_wrong_calls_are_answered_without_calling_anything() -> None:
     )
     transport = RecordedTransport([Recording((render(each, "openai_chat"),)) for each in (turn, HELLO)])
 
-    assert results_told(recorded_agent(transport, [note])) == [
+    assert results_told(world.recorded_agent(transport, [note])) == [
         ("invalid_arguments", "The tool was not called: Expected `int`, got `str` - at `$.number`"),
         ("unknown_tool", "There is no tool 'delete_everything'. The tools are: note."),
         ("invalid_arguments", "The tool was not called: Object missing required field `number`"),
@@ -556,14 +561,14 @@ def test_wrong_calls_are_answered_without_calling_anything() -> None:
 where_am_i: contextvars.ContextVar[str] = contextvars.ContextVar("where_am_i", default="nowhere")
 
 
-def test_context_variables_are_seen_and_not_changed_by_a_tool() -> None:
+def test_context_variables_are_seen_and_not_changed_by_a_tool(world: World) -> None:
     @tool
     def look() -> str:
         seen = where_am_i.get()
         where_am_i.set("in a tool")
         return seen
 
-    agent, _ = agent_with(look)
+    agent, _ = agent_with(world, look)
     reset = where_am_i.set("in the test")
     results = results_told(agent)
     after = where_am_i.get()
@@ -573,14 +578,18 @@ def test_context_variables_are_seen_and_not_changed_by_a_tool() -> None:
     assert after == "in the test"
 
 
-def test_a_turn_without_threads_to_give_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_turn_without_threads_to_give_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = threading.Thread.start
+
     def no_more(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+        if self.name.startswith("aiwrapper tool"):
+            raise RuntimeError("can't start new thread")
+        start(self)
 
     @tool
     def note() -> None: ...
 
-    agent, _ = agent_with(note)
+    agent, _ = agent_with(world, note)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more)
         results = results_told(agent)
@@ -593,7 +602,7 @@ def test_a_turn_without_threads_to_give_says_so(monkeypatch: pytest.MonkeyPatch)
 
 def test_ctrl_c_passes_through_and_the_run_has_ended() -> None:
     transport = RecordedTransport([Recording((render(HELLO, "openai_chat"),))] * 2)
-    agent = recorded_agent(transport)
+    agent = THREADS.recorded_agent(transport)
     acting = Acting(lambda entry: isinstance(entry, TextDelta), lambda: signal.raise_signal(signal.SIGINT))
     seen = Acting()
     with pytest.raises(KeyboardInterrupt):
@@ -645,7 +654,7 @@ def test_ctrl_c_ends_the_tools_too() -> None:
             token.wait()
             token.check()
 
-        agent, _ = agent_with(interrupted)
+        agent, _ = agent_with(THREADS, interrupted)
         with pytest.raises(KeyboardInterrupt):
             agent.run("Go")
 
@@ -666,7 +675,7 @@ def test_a_second_ctrl_c_ends_the_waiting_for_tools() -> None:
             ctrl_c.press()
             release.wait()
 
-        agent, _ = agent_with(stubborn, grace_seconds=3600.0)
+        agent, _ = agent_with(THREADS, stubborn, grace_seconds=3600.0)
         with pytest.raises(KeyboardInterrupt):
             agent.run("Go")
     release.set()
@@ -680,11 +689,11 @@ class Leaving(BaseException):
     """Such as a runtime's own cancellation."""
 
 
-def test_a_runtimes_own_exception_passes_through_and_the_run_has_ended() -> None:
+def test_a_runtimes_own_exception_passes_through_and_the_run_has_ended(world: World) -> None:
     def leave() -> None:
         raise Leaving
 
-    agent, _ = agent_with()
+    agent, _ = agent_with(world)
     with pytest.raises(Leaving):
         agent.run("Hi", subscribers=[Acting(lambda entry: isinstance(entry, TurnStarted), leave)])
 
@@ -704,8 +713,8 @@ class OtherTokens:
         yield iter(())
 
 
-def test_a_stop_of_somebody_elses_token_is_not_taken_for_ours() -> None:
-    agent = ChatAgent(lang("openai_chat", "http://elsewhere/v1", OtherTokens()))
+def test_a_stop_of_somebody_elses_token_is_not_taken_for_ours(world: World) -> None:
+    agent = world.agent(lang("openai_chat", "http://elsewhere/v1", OtherTokens()))
     with pytest.raises(Cancelled, match="not yours"):
         agent.run("Hi")
 

@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from queue import SimpleQueue
 
 from cancel_token import CancelToken
 from cancel_token.testing import Outcome, explore
@@ -127,3 +128,41 @@ def test_a_point_that_a_thread_reaches_after_the_end_is_too_late_to_be_one() -> 
     report = explore(Box, run, anything_goes, at=["check"], restart=let_it_go)
 
     assert ("UNRESOLVED", 1, 0) == (report.verdict, report.planned, report.valid)
+
+
+def test_threads_that_give_way_to_those_they_start_go_the_same_way_every_time() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        done: SimpleQueue[str] = SimpleQueue()
+
+        def work(name: str) -> None:
+            stopped = token.cancelled
+            done.put(name + " stopped"[: 8 * stopped])
+
+        for name in ("one", "two"):
+            threading.Thread(target=work, args=(name,)).start()
+        while len(box.log) < 2 and not box.open:
+            box.open = token.cancelled
+            box.log.append(done.get())
+            while not done.empty():  # how often it looks at its token depends on how fast they are
+                box.log.append(done.get())
+
+    report = explore(Box, run, anything_goes, serialise=True, select="all")
+
+    report.assert_ok()
+    assert {"before": 1, "check": 3, "late": 1} == report.points
+
+
+def test_a_thread_that_waits_for_who_has_started_it_does_not_hold_it_up_for_ever() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        go = threading.Event()
+        waits_unseen = threading.Thread(target=go.wait)
+        waits_on_token = threading.Thread(target=token.wait)
+        waits_unseen.start()
+        waits_on_token.start()
+        box.open = token.cancelled
+        token.cancel("enough")
+        go.set()
+        waits_unseen.join()
+        waits_on_token.join()
+
+    explore(Box, run, anything_goes, serialise=True, at=["check"]).assert_ok()

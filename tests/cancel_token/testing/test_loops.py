@@ -1,6 +1,7 @@
 """Tasks of trio and asyncio: each fault is found, and the program mended of it passes."""
 
 import asyncio
+import contextvars
 import sys
 import threading
 import types
@@ -15,7 +16,7 @@ import sniffio
 import trio
 
 from cancel_token import CancelToken
-from cancel_token.aio import fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
+from cancel_token.aio import Loop, fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
 from cancel_token.testing import Backend, JumpingClock, Limits, Outcome, Violation, explore, replay
 from tests.cancel_token.testing.toys import Box, anything_goes, three_checks
 
@@ -290,6 +291,23 @@ def test_at_the_instant_of_completion_asyncio_takes_the_result_away() -> None:
     assert ["lost a result"] == logs[-1]
 
 
+@on_each_loop
+def test_the_runtimes_own_cancellation_may_come_while_a_thread_is_at_a_point(backend: Backend) -> None:
+    """It is the loop that cancels then: from another thread nothing of it is safe to call."""
+
+    def blocking(box: Box, *, token: CancelToken) -> None:
+        for _ in range(3):
+            token.check()
+
+    async def run(box: Box, token: CancelToken) -> None:
+        await run_sync(blocking, box, token=token)
+
+    report = explore(Box, run, anything_goes, backend=backend, stop="runtime", limits=Limits(points=4))
+
+    report.assert_ok()
+    assert {"0", "0.1"} == {point.lane for attempt in report.attempts for point in attempt.plan.points}
+
+
 def test_blocking_code_has_no_cancellation_of_the_runtimes() -> None:
     with pytest.raises(ValueError, match="no cancellation of its own"):
         explore(Box, three_waits, anything_goes, stop="runtime")
@@ -449,6 +467,25 @@ def test_jobs_of_asyncios_pools_are_lanes(depth: int) -> None:
     report.assert_ok()
     lanes = {p.lane for attempt in report.attempts for p in attempt.plan.points if p.kind == "check"}
     assert {"0.1", "0.2"} == lanes
+
+
+@on_each_loop
+def test_a_task_that_a_thread_starts_is_a_lane_of_the_threads(backend: Backend) -> None:
+    async def in_loop() -> None:
+        await pause()
+
+    def blocking(loop: Loop, *, token: CancelToken) -> None:
+        for _ in range(2):
+            loop.start_soon(in_loop, context=contextvars.copy_context(), name="in the loop")
+            token.check()
+
+    async def run(box: Box, token: CancelToken) -> None:
+        await run_sync(blocking, Loop(), token=token)
+
+    report = explore(Box, run, anything_goes, backend=backend, serialise=True)
+
+    report.assert_ok()
+    assert {"0", "0.1", "0.1.1", "0.1.2"} == {p.lane for each in report.attempts for p in each.plan.points}
 
 
 # Latency

@@ -277,7 +277,8 @@ def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
         if token.cancelled:
             free.wait()
 
-    report = explore(Box, run, anything_goes, limits=Limits(seconds=0.01), at=["check"])
+    limits = Limits(seconds=0.01, cancel_seconds=0.01)
+    report = explore(Box, run, anything_goes, limits=limits, at=["check"])
     free.set()
 
     assert "ERROR" == report.verdict
