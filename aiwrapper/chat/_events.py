@@ -7,12 +7,11 @@ entry of the log it has seen, and is told what came since.
 from typing import Final
 
 import anyio
-import msgspec
 
 from aiwrapper._core.errors import StoreError
 from aiwrapper.chat._security import Message, Receive, Send
 from aiwrapper.chat._state import ChatState
-from aiwrapper.chat._view import ChatView
+from aiwrapper.chat._view import ChatView, dump
 from aiwrapper.chat.data import ChatAppData
 from aiwrapper.store import UnknownConversation
 from cancel_token import CancelToken
@@ -95,7 +94,7 @@ class EventStream:
         if change is None:
             return None, state.log.deleted
         kind, self._kind = self._kind, "change"
-        data = msgspec.json.encode(change).decode()  # one line: JSON escapes what would break it
+        data = dump(change).decode()
         return f"id: {state.position}\nevent: {kind}\ndata: {data}\n\n".encode(), state.log.deleted
 
     def _note_crash(self) -> None:

@@ -8,13 +8,17 @@ upsert, so a change that comes twice does no harm. What it costs depends on what
 3. When that message is closed, what it became is told as far as it differs.
 """
 
-from collections.abc import Iterator
+import json
 from typing import Any, TypeAlias, assert_never
+
+import msgspec
 
 from aiwrapper._core.conversation import RunReport
 from aiwrapper._core.messages import (
     AssistantMessage,
+    CutCall,
     Image,
+    Message,
     Reasoning,
     Text,
     ToolCall,
@@ -24,12 +28,21 @@ from aiwrapper._core.messages import (
     UserPart,
 )
 from aiwrapper._core.runs import OpenRun
-from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slots, TextSlot, tool_result
+from aiwrapper._core.text import is_blank
+from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slot, Slots, TextSlot, tool_result
 from aiwrapper.chat._attachments import attached_text, image_hash
-from aiwrapper.chat._markdown import Block, MarkdownBlocks, Update, render
+from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
 from aiwrapper.chat._state import ChatState, shown_id
 
 Json: TypeAlias = dict[str, Any]  # Any: JSON for the page
+
+
+def dump(change: Json) -> bytes:
+    """A change as JSON in one line."""
+    try:
+        return msgspec.json.encode(change)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold as an escape
+        return json.dumps(change).encode()
 
 
 class ChatView:
@@ -60,12 +73,7 @@ class ChatView:
             change["runs"] = [_run(runs[place], state) for place in range(told_runs, len(runs))]
         messages: list[Json] = []
         changes = _Changes()
-        for message in self._closed(state):
-            if self._open is not None and self._open.id == message["id"]:
-                if not self._open.close(message, changes):
-                    del message["parts"]
-                self._open = None
-            messages.append(message)
+        self._close(state, messages, changes)
         self._grow(state, messages, changes)
         header = _header(self._chat_id, state, stopping=stopping)
         if self._open is not None and self._open.is_told:
@@ -81,32 +89,33 @@ class ChatView:
         self._told = state
         return {"position": state.position, **change} if change or moved else None
 
-    def _closed(self, state: ChatState) -> Iterator[Json]:
-        """The messages that have been closed since."""
+    def _close(self, state: ChatState, messages: list[Json], changes: "_Changes") -> None:
+        """Tell the messages that have been closed since."""
         conversation = state.log.conversation
         every = conversation.all_messages
         for place in range(len(self._told.log.conversation.all_messages), len(every)):
             message = every[place]
             match message:
                 case UserMessage():
-                    yield {
-                        **_message(message.id, shown_id(conversation, message.parent_id), "user"),
-                        "synthetic": message.synthetic,
-                        "parts": [_user_part(part, self._chat_id) for part in message.parts],
-                    }
+                    header = _message(message.id, shown_id(conversation, message.parent_id), "user")
+                    parts = [_user_part(part, self._chat_id) for part in message.parts]
+                    messages.append({**header, "synthetic": message.synthetic, "parts": parts})
                 case AssistantMessage():
+                    header = _message(message.id, shown_id(conversation, message.parent_id), "assistant")
+                    header["state"] = "stopped" if message.stopped else "whole"
                     follower = every[place + 1] if place + 1 < len(every) else None
-                    results = (
-                        {result.call_id: result for result in follower.results}
-                        if isinstance(follower, ToolMessage) and follower.parent_id == message.id
-                        else {}
-                    )
-                    yield {
-                        **_message(message.id, shown_id(conversation, message.parent_id), "assistant"),
-                        "state": "stopped" if message.stopped else "whole",
-                        "parts": [_assistant_part(part, results) for part in message.parts]
-                        + [_call(call.name, call.arguments, "writing") for call in message.cut_calls],
-                    }
+                    shapes = _shapes(message, follower)
+                    opened, is_it = self._open, self._open is not None and self._open.id == message.id
+                    if opened is None or not is_it or not opened.close(message, shapes, changes):
+                        header["parts"] = [
+                            shape
+                            if isinstance(part, ToolCall | CutCall)
+                            else {**shape, "blocks": render(part.text)}
+                            for part, shape in zip((*message.parts, *message.cut_calls), shapes, strict=True)
+                        ]
+                    if is_it:
+                        self._open = None
+                    messages.append(header)
                 case ToolMessage():
                     pass
                 case _:
@@ -160,36 +169,36 @@ class _OpenMessage:
         for place in range(self._taken, len(turn.entries)):
             self._slots.take(turn.entries[place], turn)
         self._taken = len(turn.entries)
-        is_new = not self._told
+        if not self._told and not any(_is_kept(slot) for slot in self._slots.all):
+            return  # if it ended now, there would be no message
+        if not self._told:
+            message = _message(self.id, self._parent_id, "assistant")
+            messages.append({**message, "state": "open", "parts": []})
         for part, slot in enumerate(self._slots.all):
             self._tell(part, self._part(slot, run, turn), changes)
             if not isinstance(slot, CallSlot):
                 self._feed(part, slot, changes)
-        if is_new and self._told:
-            message = _message(self.id, self._parent_id, "assistant")
-            messages.append({**message, "state": "open", "parts": []})
 
-    def close(self, message: Json, changes: _Changes) -> bool:
+    def close(self, message: AssistantMessage, shapes: list[Json], changes: _Changes) -> bool:
         """Tell what has become of it.
 
         Returns:
-            Whether the message has to be told with all its parts: it has others than the page knows.
+            Whether that is all. False: the page knows parts that it has not, or not yet all of them.
         """
-        parts = message["parts"]
-        if [part["kind"] for part in parts] != [part["kind"] for part in self._told]:
-            return True
-        for place, part in enumerate(parts):
-            self._tell(place, {key: value for key, value in part.items() if key != "blocks"}, changes)
-            growing = self._growing.get(place)
-            if growing is not None:  # its last words may have come in the same look as its end
-                known, blocks = growing.markdown.html, part["blocks"]
-                changed = [
-                    Block(index, html)
-                    for index, html in enumerate(blocks)
-                    if known[index : index + 1] != (html,)
-                ]
-                self._told_blocks(place, growing, Update(tuple(changed), len(blocks)), changes)
-        return False
+        if [shape["kind"] for shape in shapes] != [part["kind"] for part in self._told]:
+            return False
+        texts = [part.text for part in message.parts if not isinstance(part, ToolCall)]
+        known = ["".join(slot.pieces) for slot in self._slots.all if not isinstance(slot, CallSlot)]
+        if not all(text.startswith(so_far) for text, so_far in zip(texts, known, strict=True)):
+            return False  # text that is not well-formed is told as it was made so
+        rests = [text[len(so_far) :] for text, so_far in zip(texts, known, strict=True)]
+        for place, shape in enumerate(shapes):
+            self._tell(place, shape, changes)
+            if shape["kind"] != "tool_call":
+                growing, rest = self._growing[place], rests.pop(0)
+                self._told_blocks(place, growing, growing.markdown.feed(rest), changes)
+                self._told_blocks(place, growing, growing.markdown.finish(), changes)
+        return True
 
     def _tell(self, place: int, part: Json, changes: _Changes) -> None:
         if place < len(self._told) and self._told[place] == part:
@@ -309,19 +318,42 @@ def _user_part(part: UserPart, chat_id: str) -> Json:
     return {"kind": "text", "text": text} if name is None else {"kind": "file", "name": name, "text": text}
 
 
-def _assistant_part(part: Text | Reasoning | ToolCall, results: dict[str, ToolResult]) -> Json:
-    match part:
-        case Text():
-            return {"kind": "text", "blocks": render(part.text)}
-        case Reasoning():
-            return {"kind": "reasoning", "complete": part.complete, "blocks": render(part.text)}
-        case ToolCall():
-            result = results.get(part.id)
-            if result is None:
-                return _call(part.name, part.arguments, "waiting", part.id)
-            return _finished(part.name, part.arguments, result)
+def _shapes(message: AssistantMessage, follower: Message | None) -> list[Json]:
+    """The parts of a closed message, those with Markdown without their blocks."""
+    results: dict[str, ToolResult] = {}
+    if isinstance(follower, ToolMessage) and follower.parent_id == message.id:
+        results = {result.call_id: result for result in follower.results}
+    shapes: list[Json] = []
+    for part in message.parts:
+        match part:
+            case Text():
+                shapes.append({"kind": "text"})
+            case Reasoning():
+                shapes.append({"kind": "reasoning", "complete": part.complete})
+            case ToolCall():
+                result = results.get(part.id)
+                shapes.append(
+                    _call(part.name, part.arguments, "waiting", part.id)
+                    if result is None
+                    else _finished(part.name, part.arguments, result)
+                )
+            case _:
+                assert_never(part)
+    shapes += [_call(call.name, call.arguments, "writing") for call in message.cut_calls]
+    return shapes
+
+
+def _is_kept(slot: Slot) -> bool:
+    """Whether there will be a message, whatever else comes (C5)."""
+    match slot:
+        case TextSlot():
+            return not all(map(is_blank, slot.pieces))
+        case ReasoningSlot():
+            return slot.payload is not None or not all(map(is_blank, slot.pieces))
+        case CallSlot():
+            return slot.ready is not None
         case _:
-            assert_never(part)
+            assert_never(slot)
 
 
 def _finished(name: str, arguments: str, result: ToolResult) -> Json:

@@ -29,7 +29,7 @@ from aiwrapper.chat._attachments import (
 from aiwrapper.chat._events import EventStream
 from aiwrapper.chat._security import Guard, Message, Receive, Send
 from aiwrapper.chat._state import ChatState, Configuration
-from aiwrapper.chat._view import ChatView
+from aiwrapper.chat._view import ChatView, dump
 from aiwrapper.chat.data import Asked, ChatAppData, Leaving, Running, UnknownMessage
 from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.store import UnknownConversation
@@ -213,13 +213,15 @@ class ChatApp:
         return _json({"chats": await run_sync(chats)})
 
     async def _snapshot(self, request: Request, chat_id: str) -> Response:
-        def snapshot() -> dict[str, Any] | None:  # Any: JSON
+        def snapshot() -> bytes:
             self.data.note_crash(chat_id)
             state = self.data.state(chat_id)
             stopping = state.running is not None and self.data.is_stopping(chat_id, state.running)
-            return ChatView(chat_id).change(state, stopping=stopping)
+            change = ChatView(chat_id).change(state, stopping=stopping)
+            assert change is not None  # a new view always has something to tell
+            return dump(change)
 
-        return _json(await run_sync(snapshot))
+        return _json_text(await run_sync(snapshot))
 
     async def _events(self, request: Request, chat_id: str) -> Response:
         seen = request.headers.get("last-event-id") or request.query_params.get("after", "")
@@ -421,5 +423,8 @@ def _error(status: int, code: str, words: str) -> Response:
 
 
 def _json(value: object, *, status: int = 200) -> Response:
-    headers = {"cache-control": "no-store"}
-    return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
+    return _json_text(msgspec.json.encode(value), status=status)
+
+
+def _json_text(text: bytes, *, status: int = 200) -> Response:
+    return Response(text, status, {"cache-control": "no-store"}, media_type="application/json")
