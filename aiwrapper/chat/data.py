@@ -640,6 +640,8 @@ class ChatAppData:
                     self._give_back(chat_id, log)
                     continue
                 running = self._running(chat_id, self.state(chat_id))
+                if running is not None and running == run_id:
+                    continue  # it has just been asked for
                 if running is not None:
                     raise Running(running)
                 # Somebody is just changing it, or is giving it back behind the end of a run.
