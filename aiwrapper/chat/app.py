@@ -3,6 +3,7 @@
 import binascii
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -398,10 +399,11 @@ async def _body(request: Request, kind: type[T], *, limit: int = MAX_BODY_BYTES)
         ValueError: it is not what is asked for.
     """
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"a request has at most {limit:,} bytes here")
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"a request has at most {limit:,} bytes here")
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

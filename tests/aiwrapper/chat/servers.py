@@ -64,7 +64,7 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         if exc_info[0] is None and self.process.returncode != -signal.SIGKILL:
-            assert (0, "") == (self.process.returncode, errors)
+            assert (0, "") == (self.process.returncode, errors), errors
 
     def kill(self) -> None:
         self.process.kill()
