@@ -17,7 +17,6 @@ from aiwrapper import (
     Busy,
     CancelToken,
     Lang,
-    ModelCallError,
     RunFinished,
     RunStopped,
     TextDelta,
@@ -651,19 +650,6 @@ def test_an_agent_with_async_tools_is_started_in_a_task() -> None:
 
 
 @on_each_runtime
-async def test_a_question_is_answered() -> None:
-    with FakeProvider("openai_chat", [HELLO, SUM, Turn((Say(("[1, 2]",)),))]) as fake:
-        asked = AsyncLang.openai_like(base_url=fake.base_url, model=fake.model, api_key=KEY)
-        first = await asked.ask("Hi")
-        second = await asked.chat(
-            Conversation(first.conversation.all_messages, first.conversation.messages[0].id)
-        )
-        numbers = await asked.ask_for_object("Two numbers, please", list[int])
-
-    assert (first.text, second.text, numbers.value) == ("Hello", "It is 3 and 7.", [1, 2])
-
-
-@on_each_runtime
 async def test_a_question_is_stopped_by_its_token_and_says_so() -> None:
     with FakeProvider("openai_chat", [HELLO, HELLO]) as fake, fake.hold_at("headers") as hold:
         asked = AsyncLang.openai_like(base_url=fake.base_url, model=fake.model, api_key=KEY)
@@ -704,17 +690,6 @@ async def test_a_question_whose_task_is_cancelled_leaves_nothing() -> None:
         hold.release()
 
     assert not answered
-
-
-@on_each_runtime
-async def test_a_question_that_fails_raises() -> None:
-    asked = AsyncLang.openai_like(
-        base_url="http://recorded/v1", model="m", transport=RecordedTransport([Recording(status=401)])
-    )
-    with pytest.raises(ModelCallError, match="asks for an API key"):
-        await asked.ask("Hi")
-    with pytest.raises(ValueError, match="nothing in the conversation"):
-        await asked.chat(Conversation())
 
 
 @on_each_runtime

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from queue import SimpleQueue
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import anyio
 import attrs
@@ -16,11 +16,14 @@ from anyio.from_thread import start_blocking_portal
 
 from aiwrapper import (
     AsyncChatAgent,
+    AsyncLang,
     AsyncRunHandle,
     CancelReason,
     CancelToken,
     ChatAgent,
     Entry,
+    Lang,
+    ObjectResult,
     RunResult,
     Sink,
     StopMode,
@@ -32,6 +35,8 @@ from aiwrapper.model_spec import ModelSpec, Said
 from aiwrapper.testing import DialectName
 from aiwrapper.testing.recorded import RecordedTransport
 from tests.aiwrapper.running import lang
+
+T = TypeVar("T")
 
 WorldName = Literal["threads", "trio", "asyncio"]
 WORLDS: tuple[WorldName, ...] = ("threads", "trio", "asyncio")
@@ -256,11 +261,96 @@ class LoopAgent:
         return self.agent.as_tool(name, description, started=told)
 
 
+class LangFace(Protocol):
+    """What is asked of a model without an agent."""
+
+    def ask(
+        self,
+        said: Said,
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult: ...
+    def chat(
+        self,
+        conversation: Conversation,
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult: ...
+    def ask_for_object(
+        self,
+        said: Said,
+        wanted: type[T],
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        max_attempts: int = 3,
+    ) -> ObjectResult[T]: ...
+
+
+@attrs.frozen
+class LoopLang:
+    """An `AsyncLang`, asked by code that blocks."""
+
+    lang: AsyncLang
+    runtime: str
+
+    def ask(
+        self,
+        said: Said,
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult:
+        ask = partial(self.lang.ask, said, instructions=instructions, token=token, subscribers=subscribers)
+        return anyio.run(ask, backend=self.runtime)
+
+    def chat(
+        self,
+        conversation: Conversation,
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        subscribers: Iterable[Sink] = (),
+    ) -> RunResult:
+        chat = partial(
+            self.lang.chat, conversation, instructions=instructions, token=token, subscribers=subscribers
+        )
+        return anyio.run(chat, backend=self.runtime)
+
+    def ask_for_object(
+        self,
+        said: Said,
+        wanted: type[T],
+        *,
+        instructions: str = "",
+        token: CancelToken | None = None,
+        max_attempts: int = 3,
+    ) -> ObjectResult[T]:
+        async def ask() -> ObjectResult[T]:
+            return await self.lang.ask_for_object(
+                said, wanted, instructions=instructions, token=token, max_attempts=max_attempts
+            )
+
+        return anyio.run(ask, backend=self.runtime)
+
+
 @attrs.frozen
 class World:
     """Where runs are waited for."""
 
     name: WorldName
+
+    def lang(self, lang: Lang) -> LangFace:
+        """The same model, asked in this world."""
+        if self.name == "threads":
+            return lang
+        fields = {field.name: getattr(lang, field.name) for field in attrs.fields(Lang)}
+        return LoopLang(AsyncLang(**fields), self.name)
 
     def agent(
         self,
