@@ -57,7 +57,7 @@ class AsyncioRuntime(LoopRuntime):
             value = call()
             return await value if inspect.isawaitable(value) else value
 
-        self.recording.open = True
+        self.recording.begin()
         self._task = task = self._loop.create_task(_Steps(main(), self.recording.main, started=True))
         try:
             self.recording.main.reach("before", None, 0)

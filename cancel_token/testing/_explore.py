@@ -37,10 +37,10 @@ from cancel_token.testing._trial import Make, Scenario, Second, Stop, Trial, Who
 S = TypeVar("S")
 
 _TOKEN_KINDS: tuple[Kind, ...] = ("check", "arm", "disarm")
-_KINDS: tuple[Kind, ...] = ("before", *_TOKEN_KINDS, "park", "wake", "late")
+_KINDS: tuple[Kind, ...] = ("before", *_TOKEN_KINDS, "park", "wake", "byte", "late")
 AT: Mapping[Backend, tuple[Kind, ...]] = {
     "sync": _KINDS,
-    "line": ("before", "line", "late"),
+    "line": ("before", "line", "byte", "late"),
     "trio": _KINDS,
     "asyncio": _KINDS,
 }
@@ -256,7 +256,7 @@ class _Exploration(Generic[S]):
                 )
         wanted = set(self.at) - {"before", "late", "deadline"}
         if self.backend in ("trio", "asyncio") and self.scenario.stop is None:
-            wanted &= set(_TOKEN_KINDS)  # a task waits whether it knows of a token or not
+            wanted &= {*_TOKEN_KINDS, "byte"}  # a task waits whether it knows of a token or not
         if wanted and not any(self.points[kind] for kind in wanted):
             kinds = ", ".join(sorted(wanted))
             self.unresolved.append(f"no point of these kinds was met: {kinds}. Was the token handed on?")
@@ -296,5 +296,5 @@ class _Exploration(Generic[S]):
                 site = site_of(mark)
                 if mark[0] in kinds:
                     yield site, Point(lane, ordinal, mark[0], site=site)
-                if "deadline" in kinds and mark[0] not in ("line", "late"):
+                if "deadline" in kinds and mark[0] not in ("line", "byte", "late"):
                     yield site, Point(lane, ordinal, "deadline", site=site)

@@ -9,13 +9,15 @@ them in the same order of its own; so there are no global numbers.
 
 from __future__ import annotations
 
+import itertools
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import PurePath
 from types import CodeType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from zlib import crc32
 
 import attrs
@@ -30,6 +32,7 @@ Kind = Literal[
     "park",  # a wait is about to begin; in a loop: of a task
     "wake",  # a wait has ended, its caller does not know yet: the instant of completion
     "line",  # a line of the code under test is about to run
+    "byte",  # so many bytes have been sent by the other end of a connection, which is silent from here on; see net.py
     "deadline",  # as any of the others, but the token's own clock does it
     "late",  # the work has ended: nothing may happen any more
 ]
@@ -67,7 +70,7 @@ def site_of(mark: Mark) -> str:
     """Say where a point is: file, line and function."""
     kind, code, line = mark
     if code is None:
-        return kind
+        return f"{kind} {line}" if kind == "byte" else kind
     return f"{_name_of(code.co_filename)}:{line} {code.co_qualname}"
 
 
@@ -167,6 +170,16 @@ class _Here(threading.local):
 here = _Here()
 
 
+@contextmanager
+def outside_lanes() -> Iterator[None]:
+    """What this thread does in the block is no step of the work: it passes no points, and starts no lanes."""
+    lane, here.lane = here.lane, None
+    try:
+        yield
+    finally:
+        here.lane = lane
+
+
 class Recording:
     """One attempt: the points of its lanes, and what is to happen at some of them.
 
@@ -180,7 +193,10 @@ class Recording:
         watch: Entered by every thread of the work, around the work: for line events.
         max_points: A lane that passes more of them is a runaway.
         serialise: Threads give way to what they start.
+        patience_seconds: How long the other end of a connection waits for a cancelled reader to hang up.
     """
+
+    current: ClassVar[Recording | None] = None  # the one of the attempt under way
 
     def __init__(
         self,
@@ -192,6 +208,7 @@ class Recording:
         watch: Callable[[], AbstractContextManager[object]] = nullcontext,
         max_points: int = MAX_POINTS,
         serialise: bool = False,
+        patience_seconds: float = math.inf,
     ) -> None:
         self.serialise = serialise
         self.steps = steps
@@ -214,7 +231,15 @@ class Recording:
         self.lengths: dict[str, int] = {}  # of all traces, when the last point was fired
         self.diverged: str | None = None
         self.cancel_error: BaseException | None = None  # raised by what was done at a point
+        self.opened = threading.Event()  # set when the work begins, or will not
+        self.deaf = False  # a peer has waited in vain for the work to hang up
+        self.patience_seconds = patience_seconds
+        self._roots = itertools.count(1)
         self.main = Lane("0", self)
+
+    def new_root(self) -> Lane:
+        """Make a lane of somebody who is not of the work: the other end of a connection."""
+        return Lane(str(next(self._roots)), self)
 
     def aim(self, lane: Lane) -> None:
         """Tell the lane where to act, if the next step is in it."""
@@ -253,15 +278,13 @@ class Recording:
 
     def quietly(self, fn: Callable[..., object], *args: object) -> None:
         """Call it outside of all lanes: what callbacks look at is no step of the work. Keeps what it raises."""
-        lane, here.lane = here.lane, None
         try:
-            fn(*args)
+            with outside_lanes():
+                fn(*args)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             self.cancel_error = error
-        finally:
-            here.lane = lane
 
     def thread_ended(self, lane: Lane) -> None:
         """A thread or job of the work can't do anything any more."""
@@ -307,10 +330,15 @@ class Recording:
         """Is it a token that the cancel did not reach, and that can be cancelled?"""
         return self.own is not None and token is not CancelToken.never() and not token.is_within(self.own)
 
+    def begin(self) -> None:
+        """From here on points count."""
+        self.open = True
+        self.opened.set()
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Count the points of this thread as those of lane 0, and of the threads it starts as theirs."""
-        self.open = True
+        self.begin()
         here.lane = self.main
         try:
             with self.watch():

@@ -106,6 +106,7 @@ class Trial(Generic[S]):
             watch=nullcontext if lines is None else lines.in_thread,
             max_points=max_points,
             serialise=scenario.serialise,
+            patience_seconds=scenario.limits.cancel_seconds,
         )
         self.breaches: list[Breach] = []
         self.note = ""
@@ -153,9 +154,11 @@ class Trial(Generic[S]):
 
     def _perform(self) -> tuple[str, Outcome | None]:
         self._runtime = _runtime_of(self.plan.backend)(self.recording, self.token, self.scenario.limits)
+        Recording.current = self.recording
         try:
             return self._runtime.run(self._live)
         finally:
+            Recording.current = None
             del self._runtime
 
     async def _live(self) -> tuple[str, Outcome | None]:
@@ -198,7 +201,7 @@ class Trial(Generic[S]):
     async def _run(self, subject: S) -> Outcome:
         recording, runtime = self.recording, self._runtime
         outcome = await runtime.work(partial(self.scenario.run, subject, self.token))
-        if recording.ran_away or runtime.hung:
+        if recording.ran_away or recording.deaf or runtime.hung:
             outcome = Outcome(kind="hung")
         if "registrations" in self.scenario.leaks and (count := leaks.registrations(self.token)):
             self.breaches.append(
