@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +16,7 @@ import httpx
 from aiwrapper.testing import FakeProvider
 
 PROGRAM = str(Path(sys.executable).with_name("aiwrapper"))
+ROOT = Path(__file__).parents[3]
 PATIENCE_SECONDS = 60
 SAME_ORIGIN = {"sec-fetch-site": "same-origin"}
 Json = dict[str, Any]  # Any: JSON
@@ -28,31 +29,57 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 
 
 class Server:
-    """A running `aiwrapper serve`, as a context manager: SIGTERM at the end, and it has to exit with 0.
+    """A process that serves the ChatApp, as a context manager: SIGTERM at the end, and it has to exit with 0 and say
+    nothing of errors.
 
     Args:
-        provider: who answers.
-        home: where the store is.
-        arguments: more of the command's.
-        variables: more of the environment's.
+        command: what is run; it prints its address in its last line before it is silent.
+        variables: its environment.
+        lines: how many lines it prints.
     """
 
-    def __init__(self, provider: FakeProvider, home: Path, *arguments: str, **variables: str) -> None:
-        self._arguments = arguments
-        self._environment = environment(home, AIWRAPPER_API_KEY=provider.api_key, **variables)
-        self._command = [PROGRAM, "--store", str(home / "chats.db"), "serve", "--port", "0"]
-        self._command += ["--host", provider.base_url, "--model", provider.model, *arguments]
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], lines: int) -> None:
+        self._command = command
+        self._variables = variables
+        self._lines = lines
+        self.where: Path | None = None
+
+    @classmethod
+    def program(cls, provider: FakeProvider, home: Path, *arguments: str, **variables: str) -> Self:
+        """`aiwrapper serve` for one provider, with its store in `home`."""
+        command = [PROGRAM, "--store", str(home / "chats.db"), "serve", "--port", "0"]
+        command += ["--host", provider.base_url, "--model", provider.model, *arguments]
+        return cls(command, environment(home, AIWRAPPER_API_KEY=provider.api_key, **variables), 2)
+
+    @classmethod
+    def moving(cls, home: Path) -> Self:
+        """One that asks another provider whenever it is told to (`ask`), and has tools."""
+        where = home / "provider"
+        command = [sys.executable, "-m", "tests.aiwrapper.chat.serving", str(home / "chats.db"), "0"]
+        server = cls([*command, str(where)], environment(home), 1)
+        server.where = where
+        return server
+
+    def ask(self, provider: FakeProvider) -> None:
+        """Ask this provider from now on."""
+        assert self.where is not None
+        self.where.write_text(provider.base_url)
 
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
-            self._command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            self._command,
+            env=self._variables,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
-        said = [self.process.stdout.readline() for _ in range(2)]
-        if not said[1]:
+        said = [self.process.stdout.readline() for _ in range(self._lines)][-1]
+        if not said:
             _, errors = self.process.communicate()
             raise AssertionError(errors)
-        self.address = said[1].removeprefix("Open ").strip()
+        self.address = said.removeprefix("Open ").strip()
         self.client = httpx.Client(
             base_url=self.address.partition("?")[0], headers=SAME_ORIGIN, timeout=PATIENCE_SECONDS
         )

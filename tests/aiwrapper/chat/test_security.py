@@ -22,14 +22,14 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture(scope="module")
 def server(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(provider, tmp_path_factory.mktemp("open")) as running:
+    with Server.program(provider, tmp_path_factory.mktemp("open")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def closed(provider: FakeProvider, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("closed")
-    with Server(provider, home, AIWRAPPER_SERVE_TOKEN=SECRET) as running:
+    with Server.program(provider, home, AIWRAPPER_SERVE_TOKEN=SECRET) as running:
         yield running
 
 
