@@ -1,6 +1,7 @@
 """Serves the chats over HTTP until the process is told to leave: Hypercorn, on trio."""
 
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -47,26 +48,30 @@ def serve(app: ChatApp, place: Place, *, ready: Callable[[str], object]) -> None
     Raises:
         OSError: the place can't be listened at.
     """
-    try:
-        trio.run(_serve, app, place, ready)
-    except BaseExceptionGroup as group:  # of the server's nurseries
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None
-
-
-async def _serve(app: ChatApp, place: Place, ready: Callable[[str], object]) -> None:
+    listener = _listener(place)
+    host, port = listener.getsockname()[:2]
+    scheme = "http" if place.certificate is None else "https"
+    url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     config = Config()
-    host = f"[{place.host}]" if ":" in place.host else place.host
-    config.bind = [f"{host}:{place.port}"]
+    config.bind = [f"fd://{listener.detach()}"]  # Hypercorn closes it
     config.certfile = None if place.certificate is None else str(place.certificate)
     config.keyfile = None if place.key is None else str(place.key)
     config.accesslog = None
     config.loglevel = "WARNING"
     config.graceful_timeout = DRAIN_SECONDS
     config.include_server_header = False
+    trio.run(_serve, app, config, _Listening(lambda: ready(url)))
 
+
+def _listener(place: Place) -> socket.socket:
+    """Ours and not Hypercorn's, so that an address in use is an `OSError` and leaves nothing open."""
+    family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+    listener = socket.create_server((place.host, place.port), family=family)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have it from here
+    return listener
+
+
+async def _serve(app: ChatApp, config: Config, listening: "_Listening") -> None:
     framework: Any = app  # Hypercorn's own types of ASGI are narrower than the standard's
     # Ours, because the default handler of SIGTERM skips every `finally`, and Python's own of SIGINT raises anywhere.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -79,17 +84,15 @@ async def _serve(app: ChatApp, place: Place, ready: Callable[[str], object]) -> 
                 app.data.leave()
                 return
 
-        await hypercorn_serve(
-            framework, config, shutdown_trigger=told_to_leave, task_status=_Listening(ready)
-        )
+        await hypercorn_serve(framework, config, shutdown_trigger=told_to_leave, task_status=listening)
 
 
 class _Listening(trio.TaskStatus[list[str]]):
     """Told by Hypercorn when it listens."""
 
-    def __init__(self, ready: Callable[[str], object]) -> None:
+    def __init__(self, ready: Callable[[], object]) -> None:
         self._ready = ready
 
     def started(self, value: list[str]) -> None:
-        """It listens at these URLs."""
-        self._ready(value[0])
+        """It listens, at the socket that it was given."""
+        self._ready()

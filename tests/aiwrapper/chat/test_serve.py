@@ -1,0 +1,207 @@
+"""`aiwrapper serve` as a process: it is told to leave, it is killed, it is one of two."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from aiwrapper._core.validity import validate
+from aiwrapper.chat import ChatAppData
+from aiwrapper.store import Store
+from aiwrapper.testing import Call, FakeProvider, Say, Turn
+from tests.aiwrapper.chat.servers import PATIENCE_SECONDS, PROGRAM, Server, environment
+from tests.aiwrapper.gguf import write_counter
+
+STORY = Turn((Say(("Once upon ", "a time ", "there was ", "a river.")),))
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider("openai_chat") as fake:
+        yield fake
+
+
+def test_who_is_told_to_leave_stops_what_runs_and_says_so_to_the_pages(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    provider.add(STORY)
+    with Server.program(provider, tmp_path) as server, provider.hold_at("mid_body") as hold:
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Tell me a story")
+            page.follow_text("Once upon")
+            server.process.send_signal(signal.SIGTERM)
+            ended = page.follow_until(run_id, "stopped")
+            rest = page.next_event()
+        status = server.process.wait(PATIENCE_SECONDS)
+        assert hold.request is not None
+        assert hold.request.hung_up.wait(PATIENCE_SECONDS)
+    with Store(tmp_path / "chats.db") as store:
+        state = store.load(chat.id)
+
+    assert ("shutdown", "the server got SIGTERM") == (ended["reason"], ended["message"])
+    assert rest is None
+    assert 0 == status
+    assert state.run is None
+    assert "Once upon" in str(state.conversation.head)
+
+
+def test_who_gets_ctrl_c_stops_the_tools_that_run(tmp_path: Path) -> None:
+    provider = FakeProvider("anthropic", [Turn((Call("wait", ('{"what": "rain"}',)),))])
+    with provider, Server.moving(tmp_path) as server:
+        server.ask(provider)
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Wait for rain")
+            page.follow_until(run_id, "running_tool")
+            server.process.send_signal(signal.SIGINT)
+            ended = page.follow_until(run_id, "stopped")
+        assert 0 == server.process.wait(PATIENCE_SECONDS)
+
+    assert ("shutdown", "running_tools") == (ended["reason"], ended["where"])
+
+
+def test_an_answer_whose_server_was_killed_is_stopped_and_nothing_begins_by_itself(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    provider.add(STORY)
+    with provider.hold_at("mid_body"), Server.program(provider, tmp_path) as server:
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Tell me a story")
+            page.follow_text("Once upon")
+            server.kill()
+    seen = page.positions[-1]
+    with Server.program(provider, tmp_path) as server:
+        chat = server.chat(chat.id)
+        with chat.page(seen) as again:
+            again.chat, again.messages = page.chat, page.messages
+            ended = again.follow_until(run_id, "stopped")
+            again.follow_text("Once upon")
+        kept = chat.snapshot()
+        asked_before = len(provider.requests)
+        with chat.page() as page:
+            page.follow_until(chat.send("And now?"), "completed")
+
+    assert "crash" == ended["reason"]
+    assert "snapshot" not in again.kinds
+    assert kept.messages == again.messages
+    assert "stopped" == kept.path[-1]["state"]
+    assert 1 == asked_before
+    with ChatAppData(tmp_path / "chats.db") as data:
+        assert [] == validate(data.state(chat.id).conversation)
+
+
+def test_a_message_that_nobody_began_to_answer_waits_for_a_person(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    with ChatAppData(tmp_path / "chats.db") as data:  # a process that died between the message and its run
+        chat_id = data.create()
+        said = data.send_message(chat_id, "Hello?")
+    with Server.program(provider, tmp_path) as server:
+        chat = server.chat(chat_id)
+        before = chat.snapshot()
+        asked_before = len(provider.requests)
+        with chat.page() as page:
+            run_id = str(uuid4())
+            chat.done("retry", run_id=run_id, message_id=said.message_id)
+            page.follow_until(run_id, "completed")
+
+    assert before.chat["run"] is None
+    assert 0 == asked_before
+
+
+def test_a_page_of_one_process_follows_and_stops_what_another_one_runs(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    provider.add(STORY)
+    with (
+        Server.program(provider, tmp_path) as server,
+        Server.program(provider, tmp_path) as other,
+        provider.hold_at("mid_body"),
+    ):
+        chat = server.new_chat()
+        there = other.chat(chat.id)
+        with there.page() as page:
+            run_id = chat.send("Tell me a story")
+            page.follow_text("Once upon")
+            refused = there.post("send", run_id=str(uuid4()), text="Me too")
+            receipt = there.done("stop", run_id=run_id)
+            ended = page.follow_until(run_id, "stopped")
+            page.follow_until(there.send("And now?"), "completed")
+            page.follow_until(chat.send("And here?"), "completed")
+
+    assert (409, "running") == (refused.status_code, refused.json()["error"])
+    assert ("stopping", run_id) == (receipt["state"], receipt["running"])
+    assert "user" == ended["reason"]
+    assert 6 == len(page.path)  # nothing was said twice, and nothing is missing
+    assert 3 == len(provider.requests)
+
+
+def test_a_run_whose_process_was_killed_can_be_followed_by_the_next_message_from_another(
+    provider: FakeProvider, tmp_path: Path
+) -> None:
+    provider.add(STORY)
+    with Server.program(provider, tmp_path) as other, provider.hold_at("mid_body"):
+        with Server.program(provider, tmp_path) as server:
+            chat = server.new_chat()
+            with chat.page() as page:
+                run_id = chat.send("Tell me a story")
+                page.follow_text("Once upon")
+                server.kill()
+        there = other.chat(chat.id)
+        with there.page() as page:
+            crashed = page.follow_until(run_id, "stopped")
+            page.follow_until(there.send("And now?"), "completed")
+
+    assert "crash" == crashed["reason"]
+
+
+def test_a_model_on_this_computer_answers_is_stopped_and_goes_on(tmp_path: Path) -> None:
+    model = write_counter(tmp_path / "counter.gguf")
+    command = [PROGRAM, "--store", str(tmp_path / "chats.db"), "serve", "--port", "0", "--host", "local"]
+    with Server([*command, "--model", str(model)], environment(tmp_path), 2) as server:
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Count")
+            page.follow_until(run_id, "streaming")
+            chat.done("stop", run_id=run_id)
+            page.follow_until(run_id, "stopped")
+            going_on = chat.send("Count")
+            page.follow_until(going_on, "streaming")
+            chat.done("stop", run_id=going_on)
+            page.follow_until(going_on, "stopped")
+
+    assert 2 == len(page.runs)
+
+
+def test_an_address_that_others_can_reach_asks_for_a_token(provider: FakeProvider, tmp_path: Path) -> None:
+    with Server.program(provider, tmp_path, "--listen", "0.0.0.0") as server:
+        url, _, token = server.address.partition("?token=")
+        port = url.rstrip("/").rpartition(":")[2]
+        refused = httpx.get(f"http://127.0.0.1:{port}/api/chats")
+        taken = httpx.get(f"http://127.0.0.1:{port}/api/chats", headers={"authorization": f"Bearer {token}"})
+
+    assert len(token) >= 32
+    assert (401, 200) == (refused.status_code, taken.status_code)
+
+
+def test_an_address_in_use_is_said_in_a_line(provider: FakeProvider, tmp_path: Path) -> None:
+    with Server.program(provider, tmp_path) as server:
+        port = server.address.rstrip("/").rpartition(":")[2]
+        done = subprocess.run(
+            [PROGRAM, "--store", str(tmp_path / "other.db"), "serve", "--host", "voice", "--port", port],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=False,
+        )
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "Address already in use" in done.stderr
+    assert 1 == done.stderr.count("\n")
