@@ -10,7 +10,7 @@ import httpx2
 
 from cancel_token import CancelToken
 from cancel_token.httpx import use_token
-from tests.cancel_token.stalling import Call, Proxy, StallingServer
+from tests.cancel_token.stalling import Call
 
 LIBRARIES = [name for name in ("httpx2", "httpx") if find_spec(name) is not None]
 
@@ -41,14 +41,6 @@ def under(token: CancelToken, fn: Callable[[], Any]) -> Call[Any]:
             return fn()
 
     return Call(work)
-
-
-def stop(server: StallingServer | Proxy, token: CancelToken, call: Call[Any]) -> None:
-    """Cancel once the peer stalls; return when the call has ended and the peer has seen the hang-up."""
-    server.stalled.get()
-    token.cancel("enough")
-    call.join()
-    server.hang_ups.get()
 
 
 def open_stream(client: httpx2.Client, url: str, token: CancelToken) -> httpx2.Response:

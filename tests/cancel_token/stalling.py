@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import os
 import queue
+import re
 import select
 import socket
 import ssl
@@ -249,6 +250,7 @@ class Proxy(_Listener):
 
     def __init__(self, *, stalls: bool = False) -> None:
         self.stalls = stalls
+        self.targets: list[bytes] = []  # what it was asked for
         self.stalled: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.hang_ups: queue.SimpleQueue[float] = queue.SimpleQueue()
         super().__init__()
@@ -264,7 +266,8 @@ class Proxy(_Listener):
             if not data:
                 return
             received += data
-        method, target, _ = received.split(b" ", 2)
+        method, target, rest = received.split(b" ", 2)
+        self.targets.append(target)
         if method == b"CONNECT":
             if self.stalls:
                 self.stalled.put(None)
@@ -273,7 +276,11 @@ class Proxy(_Listener):
                 return
             place = target
         else:
-            place = target.split(b"/")[2]
+            _, _, place, path = target.split(b"/", 3)
+            # As an origin is asked (RFC 9112, 3.2.1), and once only: the next request may be for another one.
+            version, _, fields = rest.partition(b"\r\n")
+            fields = re.sub(rb"(?im)^(?:proxy-)?connection:.*\r\n", b"", fields)
+            received = b"%b /%b %b\r\nConnection: close\r\n%b" % (method, path, version, fields)
         host, _, port = place.decode().partition(":")
         with socket.create_connection((host, int(port))) as origin:
             origin.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

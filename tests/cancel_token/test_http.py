@@ -1,18 +1,14 @@
 """Every phase of a request obeys its token, and nothing is left behind."""
 
-import contextlib
 import copy
 import gzip
 import pickle
 import queue
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import attrs
 import pytest
 import requests
 import requests.adapters
@@ -26,85 +22,19 @@ from tests.cancel_token.stalling import (
     BODY_PHASES,
     LINES,
     OK,
-    PHASES,
     UPLOAD,
     Call,
-    FullListener,
     Phase,
-    Proxy,
     StallingServer,
     no_descriptor_left,
 )
-
-linux_only = pytest.mark.skipif(
-    sys.platform != "linux", reason="fills a listener's queue the way Linux counts it"
-)
-
-
-@attrs.frozen
-class Way:
-    """A server, and a session that reaches it."""
-
-    server: StallingServer
-    proxy: Proxy | None
-    session: Session
-
-
-@attrs.frozen
-class Wire:
-    """What lies between client and server."""
-
-    name: str
-    tls: bool
-    proxied: bool
-
-    @contextlib.contextmanager
-    def open(self, certificate: trustme.LeafCert, authority_file: Path) -> Iterator[Way]:
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(StallingServer(certificate if self.tls else None))
-            proxy = stack.enter_context(Proxy()) if self.proxied else None
-            session = stack.enter_context(new_session(authority_file))
-            if proxy is not None:
-                session.proxies = {"http": proxy.url, "https": proxy.url}
-            yield Way(server, proxy, session)
-
-
-WIRES = [
-    Wire("plain", tls=False, proxied=False),
-    Wire("TLS", tls=True, proxied=False),
-    Wire("proxy", tls=False, proxied=True),
-    Wire("CONNECT", tls=True, proxied=True),
-]
-
-
-def new_session(authority_file: Path | None = None, *, pool_maxsize: int | None = None) -> Session:
-    session = Session()
-    session.trust_env = False
-    if authority_file is not None:
-        session.verify = str(authority_file)
-    if pool_maxsize is not None:
-        session.mount("http://", CancellableAdapter(pool_maxsize=pool_maxsize, pool_block=True))
-    return session
-
-
-@pytest.fixture
-def server() -> Iterator[StallingServer]:
-    with StallingServer() as server:
-        yield server
+from tests.cancel_token.transports import adapter_reporting, new_session, stop
 
 
 @pytest.fixture
 def session() -> Iterator[Session]:
     with new_session() as session:
         yield session
-
-
-def stop(server: StallingServer | Proxy, token: CancelToken, call: Call[Any]) -> None:
-    """Cancel once the peer stalls; return when the call has ended and the peer has seen the hang-up."""
-    server.stalled.get()
-    token.cancel("enough")
-    call.join()
-    server.hang_ups.get()
 
 
 class Waiting(CancelToken):
@@ -118,119 +48,6 @@ class Waiting(CancelToken):
         if seconds:
             self.waiting.set()
         super().sleep(seconds)
-
-
-@pytest.mark.parametrize(
-    ("wire", "phase"),
-    [
-        pytest.param(wire, phase, id=f"{wire.name}-{phase}")
-        for wire in WIRES
-        for phase in PHASES
-        if wire.tls or phase != "tls"
-    ],
-)
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_in_each_phase_frees_the_call_and_leaves_nothing_behind(
-    wire: Wire, phase: Phase, certificate: trustme.LeafCert, authority_file: Path
-) -> None:
-    """T-N1, T-N2, T-N5, T-N6, T-N7, T-N8: from connect to the last byte of the body, over every wire."""
-    with no_descriptor_left(), wire.open(certificate, authority_file) as way:
-        token = CancelToken()
-        body = UPLOAD if phase == "upload" else b"question"
-        way.server.phase = phase
-        with no_descriptor_left():
-            call = Call(lambda: way.session.post(way.server.url, data=body, token=token))
-            stop(way.server, token, call)
-            way.server.join_connections()
-            if way.proxy is not None:
-                way.proxy.join_connections()
-        stopped_requests = len(way.server.requests)
-        way.server.phase = None
-        following = way.session.post(way.server.url, data=b"question", token=CancelToken()).content
-
-        assert isinstance(call.error, Cancelled)
-        assert token is call.error.token
-        assert 0 == token.stats().registrations
-        assert (0 if phase == "tls" else 1) == stopped_requests
-        assert b"ok" == following
-
-
-@linux_only
-@pytest.mark.parametrize("proxied", [False, True])
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_frees_a_call_that_connects(proxied: bool, server: StallingServer) -> None:
-    """T-N3: a connect that gets no answer, to the server or to its proxy."""
-    with FullListener() as full, no_descriptor_left():
-        with new_session() as session:
-            dead_end = f"http://127.0.0.1:{full.port}"
-            url, proxies = (server.url, {"http": dead_end}) if proxied else (dead_end, None)
-            token = CancelToken()
-            sending = threading.Event()
-            session.mount("http://", adapter_reporting(sending))
-            call = Call(lambda: session.get(url, proxies=proxies, token=token))
-            sending.wait()
-            token.cancel()
-            call.join()
-
-            assert isinstance(call.error, Cancelled)
-            assert b"ok" == session.get(server.url, token=CancelToken()).content
-        server.join_connections()
-
-
-def adapter_reporting(sending: threading.Event) -> CancellableAdapter:
-    """An adapter that says when a request is about to be sent."""
-
-    class Reporting(CancellableAdapter):
-        def send(self, *args: Any, **kwargs: Any) -> Response:
-            sending.set()
-            return super().send(*args, **kwargs)
-
-    return Reporting()
-
-
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_frees_a_call_whose_proxy_does_not_answer_connect(
-    certificate: trustme.LeafCert, authority_file: Path
-) -> None:
-    with no_descriptor_left(), Proxy(stalls=True) as proxy, new_session(authority_file) as session:
-        session.proxies = {"https": proxy.url}
-        token = CancelToken()
-        call = Call(lambda: session.get("https://127.0.0.1:9/", token=token))
-        stop(proxy, token, call)
-
-        assert isinstance(call.error, Cancelled)
-        with StallingServer(certificate) as server:
-            session.proxies = {}
-            assert b"ok" == session.get(server.url).content
-
-
-def test_a_stop_frees_a_call_that_looks_up_a_name(
-    server: StallingServer, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """T-N4: the lookup itself can't be interrupted; it is left behind, and the session goes on."""
-    asked, answer = threading.Event(), threading.Event()
-    real = socket.getaddrinfo
-
-    def stalling(host: str, *args: int) -> object:
-        if host != "stalls.test":
-            return real(host, *args)
-        if args[-1] & socket.AI_NUMERICHOST:
-            raise socket.gaierror(socket.EAI_NONAME, "no number")
-        asked.set()
-        answer.wait()
-        raise socket.gaierror(socket.EAI_AGAIN, "too late")
-
-    monkeypatch.setattr(socket, "getaddrinfo", stalling)
-    token = CancelToken()
-    call = Call(lambda: session.get("http://stalls.test/", token=token))
-    asked.wait()
-    token.cancel()
-    call.join()
-    try:
-        assert isinstance(call.error, Cancelled)
-        assert b"ok" == session.get(server.url, token=CancelToken()).content
-    finally:
-        answer.set()
 
 
 def test_a_stop_frees_a_call_that_waits_for_a_free_connection(server: StallingServer) -> None:

@@ -1,15 +1,12 @@
 """Clients of httpx and httpx2 obey a token in every phase, and leave nothing behind."""
 
-import contextlib
 import socket
 import ssl
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import attrs
 import httpx2
 import pytest
 import trustme
@@ -22,138 +19,22 @@ from tests.cancel_token.httpx_clients import (
     library,
     new_client,
     open_stream,
-    stop,
     under,
 )
 from tests.cancel_token.stalling import (
     LINES,
-    PHASES,
-    UPLOAD,
-    FullListener,
-    Phase,
     Proxy,
     StallingServer,
     no_descriptor_left,
 )
+from tests.cancel_token.transports import stop
 
-linux_only = pytest.mark.skipif(
-    sys.platform != "linux", reason="fills a listener's queue the way Linux counts it"
-)
 both_libraries = pytest.mark.parametrize("name", LIBRARIES)
 
 
 @pytest.fixture(scope="module")
 def context(authority_file: Path) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority_file)
-
-
-@attrs.frozen
-class Way:
-    """A server, and a client that reaches it."""
-
-    server: StallingServer
-    proxy: Proxy | None
-    client: httpx2.Client
-
-
-@attrs.frozen
-class Wire:
-    """What lies between client and server."""
-
-    name: str
-    tls: bool
-    proxied: bool
-
-    @contextlib.contextmanager
-    def open(self, library: str, certificate: trustme.LeafCert, context: ssl.SSLContext) -> Iterator[Way]:
-        with contextlib.ExitStack() as stack:
-            server = stack.enter_context(StallingServer(certificate if self.tls else None))
-            proxy = stack.enter_context(Proxy()) if self.proxied else None
-            options: dict[str, Any] = {} if proxy is None else {"proxy": proxy.url}
-            client = stack.enter_context(stoppable(new_client(library, context, **options)))
-            yield Way(server, proxy, client)
-
-
-WIRES = [
-    Wire("plain", tls=False, proxied=False),
-    Wire("TLS", tls=True, proxied=False),
-    Wire("proxy", tls=False, proxied=True),
-    Wire("CONNECT", tls=True, proxied=True),
-]
-
-
-@pytest.mark.parametrize(
-    ("wire", "phase"),
-    [
-        pytest.param(wire, phase, id=f"{wire.name}-{phase}")
-        for wire in WIRES
-        for phase in PHASES
-        if wire.tls or phase != "tls"
-    ],
-)
-@both_libraries
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_in_each_phase_frees_the_call_and_leaves_nothing_behind(
-    name: str, wire: Wire, phase: Phase, certificate: trustme.LeafCert, context: ssl.SSLContext
-) -> None:
-    """T-N1, T-N2, T-N5, T-N6, T-N7, T-N8: from the handshake to the last byte of the body, over every wire."""
-    with no_descriptor_left(), wire.open(name, certificate, context) as way:
-        token = CancelToken()
-        body = UPLOAD if phase == "upload" else b"question"
-        way.server.phase = phase
-        with no_descriptor_left():
-            call = under(token, lambda: way.client.post(way.server.url, content=body))
-            stop(way.server, token, call)
-            way.server.join_connections()
-            if way.proxy is not None:
-                way.proxy.join_connections()
-        stopped_requests, left = len(way.server.requests), connections(way.client)
-        way.server.phase = None
-        following = way.client.post(way.server.url, content=b"question")
-
-        assert isinstance(call.error, Cancelled)
-        assert token is call.error.token
-        assert 0 == token.stats().registrations
-        assert (0 if phase == "tls" else 1) == stopped_requests
-        assert [] == left
-        assert b"ok" == following.content
-
-
-@linux_only
-@pytest.mark.parametrize("proxied", [False, True])
-@both_libraries
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_frees_a_call_that_connects(name: str, proxied: bool) -> None:
-    """T-N3: a connect that gets no answer, from the server or from its proxy."""
-    with FullListener() as full, no_descriptor_left():
-        dead_end = f"http://127.0.0.1:{full.port}"
-        sending = threading.Event()
-        options: dict[str, Any] = {"proxy": dead_end} if proxied else {}
-        hooks = {"request": [lambda request: sending.set()]}
-        with stoppable(new_client(name, event_hooks=hooks, **options)) as client:
-            token = CancelToken()
-            call = under(token, lambda: client.get("http://127.0.0.1:9/" if proxied else dead_end))
-            sending.wait()
-            token.cancel()
-
-            assert isinstance(call.join().error, Cancelled)
-            assert [] == connections(client)
-
-
-@both_libraries
-@pytest.mark.usefixtures("without_gc")
-def test_a_stop_frees_a_call_whose_proxy_does_not_answer_connect(name: str) -> None:
-    with (
-        no_descriptor_left(),
-        Proxy(stalls=True) as proxy,
-        stoppable(new_client(name, proxy=proxy.url)) as client,
-    ):
-        token = CancelToken()
-        call = under(token, lambda: client.get("https://127.0.0.1:9/"))
-        stop(proxy, token, call)
-
-        assert isinstance(call.error, Cancelled)
-        assert [] == connections(client)
 
 
 @both_libraries
@@ -168,35 +49,6 @@ def test_a_failed_handshake_behind_a_proxy_leaves_nothing_in_the_pool(
                 client.get(server.url)
 
             assert [] == connections(client)
-
-
-def test_a_stop_frees_a_call_that_looks_up_a_name(
-    server: StallingServer, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """T-N4: the lookup itself can't be interrupted; it is left behind, and the client goes on."""
-    asked, answer = threading.Event(), threading.Event()
-    real = socket.getaddrinfo
-
-    def stalling(host: str, *args: int) -> object:
-        if host != "stalls.test":
-            return real(host, *args)
-        if args[-1] & socket.AI_NUMERICHOST:
-            raise socket.gaierror(socket.EAI_NONAME, "no number")
-        asked.set()
-        answer.wait()
-        raise socket.gaierror(socket.EAI_AGAIN, "too late")
-
-    monkeypatch.setattr(socket, "getaddrinfo", stalling)
-    token = CancelToken()
-    call = under(token, lambda: client.get("http://stalls.test/"))
-    asked.wait()
-    token.cancel()
-    call.join()
-    try:
-        assert isinstance(call.error, Cancelled)
-        assert b"ok" == client.get(server.url).content
-    finally:
-        answer.set()
 
 
 class Watched(CancelToken):

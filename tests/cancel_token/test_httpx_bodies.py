@@ -10,8 +10,9 @@ import pytest
 
 from cancel_token import Cancelled, CancelToken
 from cancel_token.httpx import use_token
-from tests.cancel_token.httpx_clients import connections, open_stream, stop, under
+from tests.cancel_token.httpx_clients import connections, open_stream, under
 from tests.cancel_token.stalling import BODY_PHASES, LINES, Call, Phase, StallingServer, no_descriptor_left
+from tests.cancel_token.transports import stop
 
 READERS: dict[str, Callable[[httpx2.Response], Iterator[object]]] = {
     "iter_raw": lambda response: response.iter_raw(),
