@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -378,8 +379,11 @@ def test_an_error_of_the_peer_stays_its_own(server: StallingServer, session: Ses
     with pytest.raises(requests.exceptions.ReadTimeout):
         session.get(server.url, token=token, timeout=0.01)
     server.phase = "between chunks"
-    with pytest.raises(requests.exceptions.ConnectionError):
-        session.get(server.url, token=token, timeout=(None, 0.01))
+    with session.get(server.url, token=token, stream=True) as response:
+        connection: Any = response.raw.connection
+        connection.sock.settimeout(0.01)  # not earlier: the headers may take their time
+        with pytest.raises(requests.exceptions.ConnectionError):
+            _ = response.content
     with pytest.raises(requests.exceptions.ConnectionError, match="resolve"):
         session.get("http://name.invalid/", token=token)
     with pytest.raises(requests.exceptions.InvalidURL):
