@@ -46,7 +46,7 @@ from aiwrapper._run_result import StopMode as StopMode
 from aiwrapper._run_result import StopReceipt as StopReceipt
 from aiwrapper._run_result import StopReport as StopReport
 from aiwrapper._run_result import last_text
-from cancel_token import CancelKind, Cancelled, CancelReason, CancelToken
+from cancel_token import Cancelled, CancelReason, CancelToken
 
 _FORCE: Final[dict[StopMode | None, int]] = {None: 0, "after_turn": 1, "after_step": 2, "now": 3}
 
@@ -101,6 +101,7 @@ class Run:
         self._abandoned: list[ToolCall] = []
         self._error: Exception | None = None
         self._foreign: Cancelled | None = None  # not our stop, so it has to go on
+        self._failure: CancelReason | None = None  # our own word for "another part of the run has failed"
         self._begun_at = self.token.clock.now()
         self._latency_seconds = 0.0
         self._registration = self.token.on_cancel(self._on_stop)
@@ -164,11 +165,11 @@ class Run:
         can be followed by one that lets less. Callbacks that tools have registered run on the token's service thread.
         """
         with self._lock:
-            if self.ended:
+            if self.ended or self._is_answered:
                 return "already_finished"
             if self.token.cancelled:
                 return "already_stopping"
-            if self._ending is not None or self._is_answered:
+            if self._ending is not None:
                 return "already_finished"
             if _FORCE[mode] <= _FORCE[self._stop_mode]:
                 return "already_stopping"
@@ -188,20 +189,25 @@ class Run:
             case Cancelled():
                 if not self.token.cancelled:  # another token's: whoever has it is waiting for it
                     self._foreign = error
-                    self._halt("runtime", f"another token was cancelled: {error}")
+                    self._halt(CancelReason("runtime", f"another token was cancelled: {error}"))
             case GeneratorExit():
-                self._halt("closed", "the stream was closed before its end")
+                self._halt(CancelReason("closed", "the stream was closed before its end"))
             case KeyboardInterrupt():
-                self._halt("signal", "KeyboardInterrupt")
+                self._halt(CancelReason("signal", "KeyboardInterrupt"))
             case Exception():
-                self._halt("error", describe_exception(error))
+                if self._failure is None:
+                    # With its time, so that nobody else's reason is equal to it.
+                    self._failure = CancelReason(
+                        "error", describe_exception(error), at=self.token.clock.now()
+                    )
+                self._halt(self._failure)
             case _:
-                self._halt("runtime", describe_exception(error))
+                self._halt(CancelReason("runtime", describe_exception(error)))
 
-    def _halt(self, kind: CancelKind, message: str) -> None:
+    def _halt(self, reason: CancelReason) -> None:
         """Stop what is going on and wait until it has been told, for the driver's own thread."""
         try:
-            self.token.cancel(CancelReason(kind, message))
+            self.token.cancel(reason)
         except BaseExceptionGroup as group:  # of a tool's own callbacks; all have run
             self._audience.errors.append(group)
 
@@ -304,7 +310,7 @@ class Run:
     def _reason(self) -> CancelReason | None:
         """Why it was stopped from outside; None if it was not."""
         reason = self.token.reason
-        if reason is None or reason.kind == "error":  # our own word for "another part of the run has failed"
+        if reason is None or reason == self._failure:
             return None
         return reason.cause or reason
 
@@ -323,11 +329,12 @@ class Run:
             self._finish_ending()
 
     def _stopped(self) -> None:
-        reason = self._reason() or self._later
         if self._is_answered:
             self._end(RunFinished(self.run_id, at=self._now()))
             return
-        assert reason is not None
+        reason = self._reason() or self._later
+        if reason is None:  # Ctrl-C, while what a failure had left was waited for
+            reason = self.token.later_reasons[0]
         if reason.at is not None:
             self._latency_seconds = self.token.clock.now() - max(reason.at, self._begun_at)
         self._end(

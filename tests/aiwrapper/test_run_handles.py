@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import get_args
 
 import pytest
 
@@ -33,7 +34,7 @@ from aiwrapper import (
 from aiwrapper._core.conversation import fold, settle
 from aiwrapper.testing import Call, FakeProvider, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
-from cancel_token import Cancelled
+from cancel_token import CancelKind, Cancelled
 from tests.aiwrapper.running import DIALECTS, Acting, Background, lang_at, violations
 from tests.aiwrapper.worlds import AgentFace, HandleFace, World
 
@@ -73,18 +74,18 @@ class Stopping:
         self.run: HandleFace | None = None
         self._when = when
         self._mode: StopMode = mode
-        self._known = threading.Event()
+        self.known = threading.Event()
 
     def append(self, entry: Entry, /) -> None:
         self.log.append(entry)
         if self._when(entry):
-            self._known.wait()
+            self.known.wait()
             assert self.run is not None
             self.receipts.append(self.run.stop("enough", mode=self._mode))
 
     def start(self, agent: AgentFace) -> HandleFace:
         self.run = agent.start("Go", subscribers=[self])
-        self._known.set()
+        self.known.set()
         return self.run
 
 
@@ -287,6 +288,32 @@ def test_stopping_twice_is_stopping_once_and_says_so(world: World) -> None:
     assert receipts == ["accepted", "already_stopping", "already_finished"]
     assert result.stop is not None
     assert (result.stop.reason, result.stop.message) == ("user", "first")
+
+
+@pytest.mark.parametrize("kind", get_args(CancelKind))
+def test_a_stop_of_any_kind_is_a_stop(world: World, kind: CancelKind) -> None:
+    recording, hold = silent_after(b'"Hel"')
+    agent = world.recorded_agent(RecordedTransport([recording]))
+    run = agent.start("Hi")
+    hold.reached.wait()
+    receipt = run.stop(CancelReason(kind, "enough"))
+    result = run.wait()
+
+    assert (receipt, result.error) == ("accepted", None)
+    assert result.stop is not None
+    assert (result.stop.reason, result.stop.message) == (kind, "enough")
+
+
+def test_a_stop_of_a_whole_answer_is_too_late_whatever_its_token_says(world: World) -> None:
+    token = CancelToken()
+    stopping = Stopping(is_a(TurnFinished))
+    agent = world.recorded_agent(said(HELLO))
+    cancelling = Acting(is_a(TurnFinished), token.cancel)
+    stopping.run = agent.start("Hi", token=token, subscribers=[cancelling, stopping])
+    stopping.known.set()
+
+    assert stopping.run.wait().status == "completed"
+    assert stopping.receipts == ["already_finished"]
 
 
 def test_a_stop_after_the_tokens_own_is_too_late_to_count(world: World) -> None:

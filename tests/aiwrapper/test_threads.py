@@ -685,6 +685,34 @@ def test_a_second_ctrl_c_ends_the_waiting_for_tools() -> None:
     goes_on(agent)
 
 
+def test_ctrl_c_while_a_failed_log_waits_for_tools_passes_through_and_the_run_has_ended() -> None:
+    release = threading.Event()
+    with CtrlC() as ctrl_c:
+
+        @tool
+        def quick() -> None: ...
+
+        @tool
+        def stubborn(*, token: CancelToken) -> None:
+            token.wait()
+            ctrl_c.press()
+            release.wait()
+
+        class Full:
+            def append(self, entry: Entry, /) -> None:
+                if isinstance(entry, ToolFinished):
+                    raise OSError("the disk is full")
+
+        agent, _ = agent_with(THREADS, quick, stubborn, grace_seconds=3600.0)
+        with pytest.raises(KeyboardInterrupt):
+            agent.run("Go", sink=Full())
+    release.set()
+
+    assert agent.last_result is not None
+    assert stop_of(agent.last_result).reason == "signal"
+    goes_on(agent)
+
+
 class Leaving(BaseException):
     """Such as a runtime's own cancellation."""
 
