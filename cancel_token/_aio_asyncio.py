@@ -98,19 +98,27 @@ class AsyncioBinding(Binding):
         async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what asyncio's waits send and take
         context: contextvars.Context,
         name: str,
-    ) -> bool:
+        ended: Callable[[], object],
+    ) -> None:
+        def forget(task: asyncio.Task[None]) -> None:
+            _UNOWNED.discard(task)
+            ended()  # perhaps without having begun: it was cancelled before its first step
+
         def spawn() -> None:
             task = self._loop.create_task(async_fn(), name=name, context=context)
             _UNOWNED.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(_UNOWNED.discard)
+            task.add_done_callback(forget)
 
         try:
             self._loop.call_soon_threadsafe(spawn)
         except RuntimeError:
             if not self._loop.is_closed():
                 raise
-            return False
-        return True
+            ended()
+
+    def has_cancelled_task(self) -> bool:
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
 
     def new_scope(self) -> PatientScope:
         return PatientScope()

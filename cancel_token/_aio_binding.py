@@ -76,8 +76,20 @@ class Binding(Waker, ABC):
         async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what the runtime's own waits send and take
         context: contextvars.Context,
         name: str,
-    ) -> bool:
-        """Have the loop run a task that belongs to nobody; from any thread. False where the loop has ended."""
+        ended: Callable[[], object],
+    ) -> None:
+        """Have the loop run a task that belongs to nobody; from any thread.
+
+        Args:
+            async_fn: What to run.
+            context: The context variables that it sees.
+            name: What to call the task.
+            ended: Is called at the latest when it is certain that the task will not begin any more.
+        """
+
+    @abstractmethod
+    def has_cancelled_task(self) -> bool:
+        """Whether the runtime has cancelled the current task, outside of its scopes."""
 
     @abstractmethod
     def new_scope(self) -> Scope:

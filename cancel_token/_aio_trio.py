@@ -41,13 +41,21 @@ class TrioBinding(Binding):
         async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what trio's waits send and take
         context: contextvars.Context,
         name: str,
-    ) -> bool:
-        spawn = partial(trio.lowlevel.spawn_system_task, async_fn, name=name, context=context)
+        ended: Callable[[], object],
+    ) -> None:
+        def spawn() -> None:
+            try:
+                trio.lowlevel.spawn_system_task(async_fn, name=name, context=context)
+            except RuntimeError:  # trio still takes calls, but no tasks: it is about to end
+                ended()
+
         try:
             self._entry.run_sync_soon(spawn)
         except trio.RunFinishedError:
-            return False
-        return True
+            ended()
+
+    def has_cancelled_task(self) -> bool:
+        return True  # nothing else raises trio.Cancelled
 
     def new_scope(self) -> trio.CancelScope:
         return trio.CancelScope()

@@ -291,7 +291,8 @@ class Loop:
         *,
         context: contextvars.Context,
         name: str,
-    ) -> bool:
+        lost: Callable[[], object],
+    ) -> None:
         """Have the loop run a task that belongs to nobody, a system task in trio's words. From any thread.
 
         The runtime cancels it when the loop ends. It should let no exception out: trio would end the whole program, and
@@ -301,11 +302,28 @@ class Loop:
             async_fn: What to run.
             context: The context variables that it sees.
             name: What to call the task.
-
-        Returns:
-            False if the loop has ended: nothing will run. True promises a start only if the loop does not end first.
+            lost: Is called instead, here or in the loop, if the loop has ended or ends before the task has begun.
         """
-        return self._binding.start_soon(async_fn, context, name)
+        begun = False
+
+        async def run() -> None:
+            nonlocal begun
+            begun = True
+            await async_fn()
+
+        def note_end() -> None:
+            if not begun:
+                lost()
+
+        self._binding.start_soon(run, context, name, note_end)
+
+    def has_cancelled_task(self) -> bool:
+        """Whether it is the current task that a cancellation hits which has come out of all of its scopes.
+
+        On asyncio the `CancelledError` may also be that of something else which the task has awaited, such as a future:
+        then it is an error like any other.
+        """
+        return self._binding.has_cancelled_task()
 
 
 class _Work(Generic[T]):

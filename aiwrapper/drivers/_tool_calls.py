@@ -13,6 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, cast
 
@@ -256,16 +257,21 @@ class _InTask(_Execution):
 
     def start(self) -> None:
         self.begun = True
-        name = f"aiwrapper tool {self.tool.name}"
-        if not self.loop.start_soon(self._work, context=contextvars.copy_context(), name=name):
-            self.refuse("the event loop has ended")
+        self.loop.start_soon(
+            self._work,
+            context=contextvars.copy_context(),
+            name=f"aiwrapper tool {self.tool.name}",
+            lost=partial(self.refuse, "the event loop has ended"),
+        )
 
     async def _work(self) -> None:
         try:
             self.result = await self._called()
-        except anyio.get_cancelled_exc_class():  # the loop is ending, and so does the run
-            self.run.stop(CancelReason("runtime", "the event loop was ended"))
-            raise
+        except anyio.get_cancelled_exc_class() as error:
+            if self.loop.has_cancelled_task():  # the loop is ending, and so does the run
+                self.run.stop(CancelReason("runtime", "the event loop was ended"))
+                raise
+            self.result = self.raised(error)
         except BaseException as error:  # of an exception's own methods
             self.result = self.finished("raised", describe_exception(error))
         finally:

@@ -190,10 +190,11 @@ def _tasks_of_threads_in_lanes() -> Iterator[None]:
 
     def start_in_lane(
         binding: AsyncioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
-    ) -> bool:
+    ) -> None:
         lane = here.lane
         if lane is None:
-            return start(binding, async_fn, *args)
+            start(binding, async_fn, *args)
+            return
         child = lane.child()
         child.started = False
         child.recording.tasks.add(child)
@@ -205,7 +206,7 @@ def _tasks_of_threads_in_lanes() -> Iterator[None]:
                 child.recording.task_ended(child)
 
         try:
-            return start(binding, lambda: _Steps(run(), child), *args)
+            start(binding, lambda: _Steps(run(), child), *args)
         finally:
             child.started = True
             lane.recording.give_way(lane)

@@ -55,10 +55,11 @@ class TrioRuntime(LoopRuntime):
 
         def start_in_lane(
             binding: TrioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
-        ) -> bool:
+        ) -> None:
             lane = here.lane
             if lane is None:
-                return start(binding, async_fn, *args)
+                start(binding, async_fn, *args)
+                return
             child = lane.child()
             child.started = False
             child.recording.tasks.add(child)
@@ -71,7 +72,7 @@ class TrioRuntime(LoopRuntime):
                     child.recording.task_ended(child)
 
             try:
-                return start(binding, run, *args)
+                start(binding, run, *args)
             finally:
                 child.started = True
                 lane.recording.give_way(lane)

@@ -22,6 +22,7 @@ from aiwrapper import (
     TextDelta,
     ToolDenied,
     ToolFinished,
+    ToolStarted,
     UserMessageAdded,
     tool,
     validate,
@@ -633,6 +634,51 @@ def test_an_async_tool_without_its_loop_says_so(runtime: str) -> None:
 
     assert result.status == "completed"
     assert b"The tool could not be started: the event loop has ended" in transport.requests[1].body
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+def test_a_run_ends_though_the_loop_of_its_tools_ends_before_they_have_begun(runtime: str) -> None:
+    transport = said(calls("wait", "quick"), HELLO)
+    handed_over = threading.Event()
+    second = Acting(lambda entry: isinstance(entry, ToolStarted) and entry.index == 1, handed_over.set)
+
+    @tool
+    async def wait() -> None:
+        await anyio.sleep_forever()
+
+    @tool
+    def quick() -> None: ...
+
+    agent = agent_at(transport, wait, quick)
+    handles = []
+
+    async def leave() -> None:
+        handles.append(agent.start("Go", subscribers=[second]))
+        handed_over.wait()  # and nothing else happens in the loop before it ends
+
+    anyio.run(leave, backend=runtime)
+    result = anyio.run(handles[0].wait, backend="asyncio")
+
+    # trio may begin it and cancel it at once; asyncio cancels it before its first step.
+    assert (result.status, len(transport.requests)) in (("completed", 2), ("stopped", 1))
+    if result.stop is not None:
+        assert (runtime, result.stop.message) == ("trio", "the event loop was ended")
+    assert not agent.busy
+
+
+def test_what_a_tool_awaits_may_have_been_cancelled_and_that_is_its_own_affair() -> None:
+    @tool
+    async def wait_in_vain() -> None:
+        cancelled = asyncio.get_running_loop().create_future()
+        cancelled.cancel()
+        await cancelled
+
+    agent = agent_at(said(calls("wait_in_vain"), HELLO), wait_in_vain)
+    told = Acting()
+    result = asyncio.run(agent.run("Go", subscribers=[told]))
+
+    assert result.status == "completed"
+    assert ["raised"] == [entry.outcome for entry in told.log if isinstance(entry, ToolFinished)]
 
 
 def test_an_agent_with_async_tools_is_started_in_a_task() -> None:

@@ -1,17 +1,20 @@
 """Tokens of tasks seen from outside: loops that have ended, several loops, no loop at all."""
 
+import contextvars
 import signal
 import subprocess
 import sys
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 import trio
 
 import cancel_token
 from cancel_token import CancelToken
-from cancel_token.aio import move_on_cancel
+from cancel_token.aio import Loop, move_on_cancel
+from tests.cancel_token.loops import on_each_runtime
 
 
 def test_outside_of_a_task_the_scopes_say_what_they_need() -> None:
@@ -140,3 +143,59 @@ async def main():
 anyio.run(main, backend={backend!r})
 """
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+@on_each_runtime
+async def test_a_task_that_another_thread_starts_runs_and_is_not_lost() -> None:
+    loop, ran = Loop(), anyio.Event()
+    lost: list[str] = []
+
+    async def run() -> None:
+        ran.set()
+
+    def start() -> None:
+        loop.start_soon(run, context=contextvars.copy_context(), name="it", lost=lambda: lost.append("it"))
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    await ran.wait()
+    thread.join()
+    await anyio.lowlevel.checkpoint()
+
+    assert lost == []
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+@pytest.mark.parametrize("when", ["as it ends", "when it has ended"])
+def test_a_task_that_its_loop_cannot_begin_any_more_is_lost(runtime: str, when: str) -> None:
+    loops: list[Loop] = []
+    lost: list[str] = []
+
+    async def run() -> None:
+        await anyio.sleep_forever()
+
+    def start() -> None:
+        loops[0].start_soon(
+            run, context=contextvars.copy_context(), name="it", lost=lambda: lost.append("it")
+        )
+
+    async def start_at_the_end() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            start()
+
+    async def main() -> None:
+        loops.append(Loop())
+        if when == "as it ends":
+            if runtime == "trio":
+                trio.lowlevel.spawn_system_task(start_at_the_end)
+                await anyio.lowlevel.checkpoint()
+            else:
+                start()
+
+    anyio.run(main, backend=runtime)
+    if when == "when it has ended":
+        start()
+
+    assert lost == ["it"]

@@ -476,7 +476,9 @@ def test_a_task_that_a_thread_starts_is_a_lane_of_the_threads(backend: Backend) 
 
     def blocking(loop: Loop, *, token: CancelToken) -> None:
         for _ in range(2):
-            loop.start_soon(in_loop, context=contextvars.copy_context(), name="in the loop")
+            loop.start_soon(
+                in_loop, context=contextvars.copy_context(), name="in the loop", lost=lambda: None
+            )
             token.check()
 
     async def run(box: Box, token: CancelToken) -> None:
