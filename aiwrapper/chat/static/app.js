@@ -311,7 +311,8 @@ function isSilent(conversation) {
   const last = conversation.path().at(-1);
   if (last === undefined || last.role === "user") return true;
   if (last.state === "open") return last.parts.length === 0;
-  return last.parts.every((part) => part.kind !== "tool_call" || part.state === "finished");
+  const calls = last.parts.filter((part) => part.kind === "tool_call");
+  return calls.length > 0 && calls.every((call) => call.state === "finished");
 }
 
 /** What is going on, in words. */
@@ -326,8 +327,7 @@ function wordsFor(button, conversation) {
     const running = parts.filter((part) => part.kind === "tool_call" && part.state === "running");
     return running.map((part) => `${part.name} ${toolWords(part)}`).join(" ") || "A tool is running…";
   }
-  if (button.phase === "streaming" && !isSilent(conversation)) return "Answering…";
-  return "Waiting for the model…";
+  return isSilent(conversation) ? "Waiting for the model…" : "Answering…";
 }
 
 await new App().start();

@@ -73,7 +73,7 @@ export class Composer {
     }
     // Not `disabled`: the focus would be lost, and with it the place of who works with the keyboard.
     this.#send.setAttribute("aria-disabled", String(state.phase === "stopping" || this.#isEmpty));
-    setText(this.#state, words);
+    setText(this.#state, words === label ? "" : words);
   }
 
   get #isEmpty() {

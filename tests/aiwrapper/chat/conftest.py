@@ -1,7 +1,6 @@
 """A browser and a server for each module, a provider and a browser's profile for each test."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext
@@ -43,8 +42,3 @@ def visitor(server: ChatServer, provider: FakeProvider, context: BrowserContext)
     visitor = visit(context, server.url)
     yield visitor
     assert [] == visitor.errors
-
-
-@pytest.fixture
-def screenshots(tmp_path: Path) -> Path:
-    return tmp_path
