@@ -1,6 +1,6 @@
 """Four clients at once send, stop, edit, retry and continue at random moments; then everything is looked at.
 
-Each does 25 sends; `AIWRAPPER_CHAT_SENDS=1000 pytest -s tests/aiwrapper/chat/test_many.py` does 1,000 together, and
+They do 112 sends together; `AIWRAPPER_CHAT_SENDS=1000 pytest -s tests/aiwrapper/chat/test_many.py` does 1,008, and
 says what the server's memory was.
 """
 
@@ -119,7 +119,7 @@ def test_many_sends_and_stops_leave_every_conversation_valid_and_nothing_running
         chats: list[str] = []
         for part in range(4):  # memory is looked at in between
             clients = [
-                Client(server, part * CLIENTS + seed, SENDS // (4 * CLIENTS)) for seed in range(CLIENTS)
+                Client(server, part * CLIENTS + seed, -(-SENDS // (4 * CLIENTS))) for seed in range(CLIENTS)
             ]
             for client in clients:
                 client.thread.start()
