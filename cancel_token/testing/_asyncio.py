@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import selectors
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Self, TypeVar
 
 from cancel_token._aio_asyncio import AsyncioBinding
 from cancel_token._token import CancelToken
@@ -23,27 +23,33 @@ SETTLE_TURNS = 5  # chosen by hand: a task that was cancelled is gone after two
 class AsyncioRuntime(LoopRuntime):
     """A loop of asyncio's."""
 
-    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
-        super().__init__(recording, token, limits)
-        self._loop = _Loop(self)
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits, host: _Host) -> None:
+        super().__init__(recording, token, limits, host)
+        self._host = host
+        self._loop = host.loop
+        self._loop.selector.runtime = self
         self._task: asyncio.Task[Any] | None = None  # of the work
+
+    @classmethod
+    def host(cls) -> AbstractContextManager[_Host]:
+        return _Host()
 
     def run_loop(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = self._loop
-        asyncio.set_event_loop(loop)
+        clean = False
         try:
-            try:
-                with _tasks_of_threads_in_lanes():
-                    return loop.run_until_complete(attempt())
-            finally:
-                if not self.stuck:
-                    loop.run_until_complete(self.left_tasks())
+            with _tasks_of_threads_in_lanes():
+                result = loop.run_until_complete(attempt())
+            clean = True
+            return result
         finally:
-            asyncio.set_event_loop(None)
-            loop.close()
+            if not clean and not self.stuck:
+                loop.run_until_complete(self.left_tasks())
+            if not clean or not loop.is_as_new():
+                self._host.renew()
 
     async def finish(self, value: object) -> Any:
-        if not inspect.isawaitable(value):
+        if value is None or not inspect.isawaitable(value):
             return value
         try:
             return await value
@@ -86,17 +92,20 @@ class AsyncioRuntime(LoopRuntime):
 
     async def left_tasks(self) -> list[str]:
         left = self._others()
+        for _ in range(SETTLE_TURNS):
+            if all(task.done() for task in left):
+                break
+            await asyncio.sleep(0)
+        left = [task for task in left if not task.done()]
         if left:
-            await self.settle()
-            left = self._others()
             for task in left:
                 task.cancel()
-            if left:
-                await asyncio.wait(left)
+            await asyncio.wait(left)
             for task in left:
                 task.cancelled() or task.exception()  # seen, so that nobody complains
-        await self._loop.shutdown_asyncgens()
-        await self._loop.shutdown_default_executor()
+        if not self._loop.is_as_new():
+            await self._loop.shutdown_asyncgens()
+            await self._loop.shutdown_default_executor()
         return sorted(task.get_name() for task in left)
 
     def _others(self) -> list[asyncio.Task[Any]]:
@@ -169,11 +178,34 @@ class _Steps(Coroutine[Any, Any, T]):
         pass_quietly(self._lane, "wake", self._coroutine)
 
 
+class _Host:
+    """Keeps a loop for one attempt after the other: making one takes as long as a short attempt."""
+
+    def __init__(self) -> None:
+        self.loop = _Loop()
+
+    def renew(self) -> None:
+        """Take another: something of an attempt is left in this one."""
+        self.loop.close()  # first, so that the new one has the same descriptors
+        self.loop = _Loop()
+        asyncio.set_event_loop(self.loop)
+
+    def __enter__(self) -> Self:
+        asyncio.set_event_loop(self.loop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.set_event_loop(None)
+        self.loop.close()
+
+
 class _Loop(asyncio.SelectorEventLoop):
     """Makes a lane of each task that a task of the work starts, and knows when nothing will ever happen."""
 
-    def __init__(self, runtime: AsyncioRuntime) -> None:
-        super().__init__(_Selector(runtime))
+    def __init__(self) -> None:
+        self.selector = _Selector()
+        super().__init__(self.selector)
+        self._new = self._state()
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
         lane = here.lane
@@ -181,6 +213,26 @@ class _Loop(asyncio.SelectorEventLoop):
             coro = _Steps(coro, lane.child())
         task: asyncio.Task[Any] = super().create_task(coro, **options)
         return task
+
+    def is_as_new(self) -> bool:
+        """Is nothing left of an attempt: nothing to call, to wait for, to close, and no setting?"""
+        return self._state() == self._new
+
+    def _state(self) -> tuple[object, ...]:
+        own: Any = self  # what asyncio keeps to itself
+        return (
+            len(own._ready),
+            len(own._scheduled),
+            own._default_executor,
+            own._executor_shutdown_called,
+            len(own._asyncgens),
+            own._asyncgens_shutdown_called,
+            len(self.selector.get_map()),
+            self.get_task_factory(),
+            self.get_exception_handler(),
+            self.get_debug(),
+            self.slow_callback_duration,
+        )
 
 
 @contextmanager
@@ -219,18 +271,20 @@ def _tasks_of_threads_in_lanes() -> Iterator[None]:
 
 
 class _Selector(selectors.DefaultSelector):
-    def __init__(self, runtime: AsyncioRuntime) -> None:
-        super().__init__()
-        self._runtime = runtime
+    runtime: AsyncioRuntime | None = None
 
     def select(self, timeout: float | None = None) -> Any:
-        runtime = self._runtime
-        runtime.count_runaway()
-        if timeout == 0:
+        runtime = self.runtime
+        if runtime is not None and runtime.recording.ran_away:
+            runtime.count_runaway()
+        alone = len(self.get_map()) <= 1  # the loop's own socket, which wakes it where it sleeps
+        if timeout == 0 and alone:
+            return ()
+        if timeout == 0 or runtime is None:
             return super().select(timeout)
         # What a thread has said before it ended, or before its task counted as started, is in the loop's own socket.
         resting = runtime.started_tasks()
-        hangs = timeout is None and len(self.get_map()) <= 1 and runtime.nothing_can_come()
+        hangs = timeout is None and alone and runtime.nothing_can_come()
         if (resting or hangs) and (events := super().select(0)):
             return events
         runtime.recording.tell_rest(*resting)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Generic, TypedDict, TypeVar, Unpack
+from contextlib import contextmanager, nullcontext
+from typing import Any, Generic, TypedDict, TypeVar, Unpack
 
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks as _leaks
@@ -32,7 +32,7 @@ from cancel_token.testing._points import (
 from cancel_token.testing._probe import installed
 from cancel_token.testing._report import Report, joined
 from cancel_token.testing._runtime import Stuck
-from cancel_token.testing._trial import Make, Scenario, Second, Stop, Trial, Who
+from cancel_token.testing._trial import Make, Scenario, Second, Stop, Trial, Who, runtime_of, watch
 
 S = TypeVar("S")
 
@@ -211,18 +211,27 @@ class _Exploration(Generic[S]):
         self.lines: LineEvents | None = None
         if backend == "line":
             self.lines = LineEvents((scenario.run,) if scenario.targets is None else scenario.targets)
+        self.host: Any = None  # of the runtime
+        self.leaks = watch(())
         self.attempts: list[Attempt] = []
         self.planned = 0
         self.points: Counter[Kind] = Counter()
         self.unresolved: list[str] = []
 
-    def watching(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.lines is None else self.lines.installed()
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """What attempts share."""
+        with (
+            nullcontext() if self.lines is None else self.lines.installed(),
+            runtime_of(self.backend).host() as self.host,
+        ):
+            self.leaks = watch(self.scenario.leaks)
+            yield
 
     def attempt(self, plan: Plan, expected: Traces | None = None) -> Trial[S]:
         # A cancel may lead to longer ways than the undisturbed one, but not to endlessly longer ones.
         limit = MAX_POINTS if expected is None else 1000 + 10 * sum(map(len, expected.values()))
-        trial = Trial(self.scenario, plan, self.lines, expected, max_points=limit)
+        trial = Trial(self.scenario, plan, self.lines, expected, self.leaks, self.host, max_points=limit)
         self.attempts.append(trial.perform())
         return trial
 

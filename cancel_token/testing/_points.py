@@ -210,7 +210,6 @@ class Recording:
         serialise: bool = False,
         patience_seconds: float = math.inf,
     ) -> None:
-        self.serialise = serialise
         self.steps = steps
         self.act = act
         self.expected = expected
@@ -222,7 +221,9 @@ class Recording:
         self.threads: set[Lane] = set()  # threads and jobs of pools that have not ended
         self.tasks: set[Lane] = set()  # tasks that threads have started, likewise
         self.loop_thread: int | None = None
-        self.rest = threading.Condition()  # notified when one of these ends or comes to rest
+        self.rest = (
+            threading.Condition() if serialise else None
+        )  # notified when one of these ends or comes to rest
         self.when_quiet: Callable[[], object] = int  # called, in whichever thread, when the last of them has
         self.open = False
         self.ran_away = False
@@ -231,7 +232,8 @@ class Recording:
         self.lengths: dict[str, int] = {}  # of all traces, when the last point was fired
         self.diverged: str | None = None
         self.cancel_error: BaseException | None = None  # raised by what was done at a point
-        self.opened = threading.Event()  # set when the work begins, or will not
+        self.begun = False  # the work, or it never will
+        self._waiting: list[threading.Event] = []  # for that
         self.deaf = False  # a peer has waited in vain for the work to hang up
         self.patience_seconds = patience_seconds
         self._roots = itertools.count(1)
@@ -300,7 +302,7 @@ class Recording:
 
     def tell_rest(self, *lanes: Lane) -> None:
         """These wait now; and something may have changed for who gives way."""
-        if self.serialise:
+        if self.rest is not None:
             with self.rest:
                 for lane in lanes:
                     lane.at_rest = True
@@ -312,17 +314,20 @@ class Recording:
         It waits if it waits on a token, or if its loop does; else, if nothing was heard of it for a while: that costs
         a while, once for each wait. A wrong guess makes an order of events another one, and so is seen.
         """
+        rest = self.rest
+        if rest is None:
+            return
         lane.at_rest = False
-        if not self.serialise or threading.get_ident() == self.loop_thread:
+        if threading.get_ident() == self.loop_thread:
             return  # a task that gave way would hold up all the others
         below = f"{lane.name}."
-        with self.rest:
+        with rest:
             while running := [
                 each
                 for each in (*self.threads, *self.tasks)
                 if not each.at_rest and each.name.startswith(below)
             ]:
-                if not self.rest.wait(GIVE_WAY_SECONDS):
+                if not rest.wait(GIVE_WAY_SECONDS):
                     for each in running:
                         each.at_rest = True
 
@@ -333,7 +338,20 @@ class Recording:
     def begin(self) -> None:
         """From here on points count."""
         self.open = True
-        self.opened.set()
+        self.let_peers_go()
+
+    def wait_until_begun(self) -> None:
+        """Block until the work begins, or never will."""
+        begun = threading.Event()
+        self._waiting.append(begun)
+        if not self.begun:  # published, so look again
+            begun.wait()
+
+    def let_peers_go(self) -> None:
+        """End `wait_until_begun()`."""
+        self.begun = True
+        for begun in self._waiting:
+            begun.set()
 
     @contextmanager
     def running(self) -> Iterator[None]:

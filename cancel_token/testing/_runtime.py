@@ -15,6 +15,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from types import CodeType
@@ -53,16 +54,22 @@ class Runtime(ABC):
         recording: The attempt's points.
         token: The explored one.
         limits: For `seconds`.
+        host: What the attempts of an exploration share.
     """
 
     can_cancel = False  # has a cancellation of its own
 
-    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits, host: Any) -> None:
         self.recording = recording
         self.token = token
         self.limits = limits
         self.cancel_called = False
         self.hung = False
+
+    @classmethod
+    def host(cls) -> AbstractContextManager[Any]:  # Any: each runtime knows its own
+        """What attempts share, for the length of an exploration."""
+        return nullcontext()
 
     @abstractmethod
     def run(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -112,14 +119,12 @@ class LoopRuntime(Runtime):
 
     can_cancel = True
 
-    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
-        super().__init__(recording, token, limits)
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits, host: Any) -> None:
+        super().__init__(recording, token, limits, host)
         self.rounds = 0
         self.runaway_ticks = 0
         recording.when_quiet = self.wake_up
-        # Another's timer, such as that of a time limit for tests, knows nothing of this loop.
-        timers = (each for each in threading.enumerate() if isinstance(each, threading.Timer))
-        self._inert: set[threading.Thread] = {threading.main_thread(), *timers}
+        self._bystanders = threading.enumerate()
 
     @abstractmethod
     def run_loop(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -186,15 +191,14 @@ class LoopRuntime(Runtime):
         self.release()
 
     def count_runaway(self) -> None:
-        """Once per turn of the loop: one that has run away is given some turns to end.
+        """Once per turn of a loop that has run away: it is given some turns to end.
 
         Raises:
             Stuck: It does not.
         """
-        if self.recording.ran_away:
-            self.runaway_ticks += 1
-            if self.stuck:
-                raise Stuck("an attempt turns in circles and cannot be stopped")
+        self.runaway_ticks += 1
+        if self.stuck:
+            raise Stuck("an attempt turns in circles and cannot be stopped")
 
     def started_tasks(self) -> list[Lane]:
         """Of the tasks that threads have started, those that the loop knows; they wait if the loop does."""
@@ -204,7 +208,9 @@ class LoopRuntime(Runtime):
         """Is there nobody but the loop itself who could wake it, sockets aside?"""
         if self.recording.threads:
             return False
-        inert = self._inert | {threading.current_thread()}
+        # Another's timer, such as that of a time limit for tests, knows nothing of this loop.
+        timers = (each for each in self._bystanders if isinstance(each, threading.Timer))
+        inert: set[threading.Thread] = {threading.main_thread(), threading.current_thread(), *timers}
         return not service.will_act() and all(
             thread in inert or thread in counted_threads or thread.name.startswith(leaks.KEPT_THREADS)
             for thread in threading.enumerate()
@@ -224,17 +230,17 @@ def where(coroutine: Any) -> tuple[CodeType | None, int]:
     """The innermost line that waits and is not the runtime's own."""
     found: tuple[CodeType | None, int] = (None, 0)
     while coroutine is not None:
-        # Coroutines, generators that are one, and what our own steps stand for.
-        frame = getattr(coroutine, "cr_frame", None)
-        if frame is not None:
+        try:
+            frame = coroutine.cr_frame
             coroutine = coroutine.cr_await
-        else:
+        except AttributeError:  # a generator that is one, or what it waits for in the end
             frame = getattr(coroutine, "gi_frame", None)
-            if frame is None:
-                break
-            coroutine = coroutine.gi_yieldfrom
-        if not _is_internal(frame.f_code.co_filename):
-            found = frame.f_code, frame.f_lineno
+            coroutine = getattr(coroutine, "gi_yieldfrom", None)
+        if frame is None:
+            break
+        code = frame.f_code
+        if not _is_internal(code.co_filename):
+            found = code, frame.f_lineno
     return found
 
 

@@ -62,7 +62,12 @@ class Scenario(Generic[S]):
     targets: Sequence[Target] | None = None
 
 
-def _runtime_of(backend: Backend) -> type[Runtime]:
+def watch(resources: Sequence[leaks.Resource]) -> leaks.Watch:
+    """Watch those that belong to no token and no loop."""
+    return leaks.Watch(*(each for each in resources if each not in ("registrations", "tasks")))
+
+
+def runtime_of(backend: Backend) -> type[Runtime]:
     """Where a backend runs attempts. A loop's module is loaded by whoever explores it."""
     match backend:
         case "trio":
@@ -80,7 +85,17 @@ def _runtime_of(backend: Backend) -> type[Runtime]:
 
 
 class Trial(Generic[S]):
-    """One attempt while it is under way."""
+    """One attempt while it is under way.
+
+    Args:
+        scenario: What is explored.
+        plan: Where to cancel.
+        lines: Whose lines are points.
+        expected: How lanes came to their points before.
+        watch: Looks for leaks; has looked when the last attempt ended.
+        host: Of the runtime; see `Runtime.host()`.
+        max_points: A lane that passes more of them is a runaway.
+    """
 
     def __init__(
         self,
@@ -88,9 +103,13 @@ class Trial(Generic[S]):
         plan: Plan,
         lines: LineEvents | None,
         expected: Mapping[str, Sequence[Mark]] | None,
+        watch: leaks.Watch,
+        host: Any,
         *,
         max_points: int = MAX_POINTS,
     ) -> None:
+        self.watch = watch
+        self.host = host
         self.scenario = scenario
         self.plan = plan
         self.lines = lines
@@ -119,13 +138,9 @@ class Trial(Generic[S]):
         Raises:
             Stuck: It hangs and could not be freed.
         """
-        watched = [each for each in self.scenario.leaks if each not in ("registrations", "tasks")]
-        before = leaks.snapshot(*watched)
         error, outcome = self._perform()  # the subject and the loop are gone when it returns
         self._join_cancellers()
-        self.breaches += [
-            Breach(f"leak of {text.partition(':')[0]}", text) for text in leaks.left_since(before)
-        ]
+        self.breaches += [Breach(f"leak of {text.partition(':')[0]}", text) for text in self.watch.look()]
         verdict: Verdict = "PASS"
         if error:
             verdict, self.note = "ERROR", error
@@ -153,13 +168,22 @@ class Trial(Generic[S]):
         )
 
     def _perform(self) -> tuple[str, Outcome | None]:
-        self._runtime = _runtime_of(self.plan.backend)(self.recording, self.token, self.scenario.limits)
+        self._runtime = runtime_of(self.plan.backend)(
+            self.recording, self.token, self.scenario.limits, self.host
+        )
         Recording.current = self.recording
         try:
-            return self._runtime.run(self._live)
+            return self._runtime.run(self._attempt)
         finally:
             Recording.current = None
             del self._runtime
+
+    async def _attempt(self) -> tuple[str, Outcome | None]:
+        result = await self._live()
+        tasks = await self._runtime.left_tasks()
+        if tasks and "tasks" in self.scenario.leaks:
+            self.breaches.append(Breach("leak of tasks", f"tasks: {', '.join(tasks)}"))
+        return result
 
     async def _live(self) -> tuple[str, Outcome | None]:
         """Everything between `make` and the end of the teardown; says what broke, and how the work ended."""
@@ -185,8 +209,6 @@ class Trial(Generic[S]):
                 doing = "check"
                 await self._judge(subject, outcome)
                 doing = "teardown"
-            if "tasks" in scenario.leaks and (tasks := await runtime.left_tasks()):
-                self.breaches.append(Breach("leak of tasks", f"tasks: {', '.join(tasks)}"))
         except (KeyboardInterrupt, NeedsLoop, Stuck):
             raise
         except BaseException as error:

@@ -28,8 +28,8 @@ START_SECONDS = 1e6  # of the clock; trio's own is somewhere about there, too
 class TrioRuntime(LoopRuntime):
     """A loop of trio's, whose tasks take turns in the same order every time."""
 
-    def __init__(self, recording: Recording, token: CancelToken, limits: Limits) -> None:
-        super().__init__(recording, token, limits)
+    def __init__(self, recording: Recording, token: CancelToken, limits: Limits, host: None) -> None:
+        super().__init__(recording, token, limits, host)
         self.lanes: dict[trio.lowlevel.Task, Lane] = {}
         self.clock = _Clock()
         self._scope = trio.CancelScope()

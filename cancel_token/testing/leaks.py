@@ -75,6 +75,32 @@ def left_since(before: Snapshot, *, grace_seconds: float = 5.0) -> tuple[str, ..
     )
 
 
+class Watch:
+    """Looks again and again, for what has come since it looked last.
+
+    Args:
+        *resources: As for `snapshot()`.
+        grace_seconds: As for `left_since()`.
+
+    Raises:
+        ValueError: As `snapshot()`.
+    """
+
+    def __init__(self, *resources: Resource, grace_seconds: float = 5.0) -> None:
+        self._resources = resources
+        self._grace_seconds = grace_seconds
+        self._before = snapshot(*resources)
+
+    def look(self) -> tuple[str, ...]:
+        """Say what is there now and was not there at the last look, as `left_since()` does."""
+        before, self._before = self._before, snapshot(*self._resources)
+        if self._before == before:
+            return ()
+        left = left_since(before, grace_seconds=self._grace_seconds)
+        self._before = snapshot(*self._resources)
+        return left
+
+
 def registrations(token: CancelToken) -> int:
     """Count the callbacks that are still armed on `token` and on all the tokens below it."""
     count = 0

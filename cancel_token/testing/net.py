@@ -118,7 +118,7 @@ class _Peer:
     def end(self) -> None:
         """Stop whatever it is doing, and wait for that."""
         if self._recording is not None:
-            self._recording.opened.set()  # the work may never have begun
+            self._recording.let_peers_go()  # the work may never have begun
         try:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:  # it has hung up itself
@@ -138,7 +138,7 @@ class _Peer:
         recording = self._recording
         lane = None
         if recording is not None:
-            recording.opened.wait()  # what is sent before the work begins would be no point of it
+            recording.wait_until_begun()  # what is sent before the work begins would be no point of it
             if recording.open:
                 lane = recording.new_root()
         for offset in range(len(self._data) + 1):

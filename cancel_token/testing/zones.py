@@ -17,7 +17,7 @@ from cancel_token.testing._lines import LineEvents, Target
 from cancel_token.testing._plans import Plan
 from cancel_token.testing._points import Mark, site_of
 from cancel_token.testing._probe import installed
-from cancel_token.testing._trial import Make, Scenario, Trial
+from cancel_token.testing._trial import Make, Scenario, Trial, watch
 
 S = TypeVar("S")
 
@@ -67,7 +67,7 @@ def dead_zones(
     """
     scenario = Scenario(make=make, run=run, check=lambda subject, outcome: None, clock=clock, targets=targets)
     lines = LineEvents((run,) if targets is None else targets)
-    trial = Trial(scenario, Plan("line"), lines, None)
+    trial = Trial(scenario, Plan("line"), lines, None, watch(()), None)
     with installed(), lines.installed():
         attempt = trial.perform()
     if attempt.verdict == "ERROR":

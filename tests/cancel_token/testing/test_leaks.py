@@ -125,3 +125,14 @@ def test_what_a_raised_stop_holds_on_to_is_let_go_before_the_look(without_gc: No
 
     with pytest.warns(ResourceWarning):
         explore(Box, run, anything_goes, at=["check"]).assert_ok()
+
+
+def test_a_watch_says_what_has_come_since_it_looked_last() -> None:
+    watch = leaks.Watch("fds")
+    fd = os.open(os.devnull, os.O_RDONLY)
+    first, second = watch.look(), watch.look()
+    os.close(fd)
+
+    assert 1 == len(first)
+    assert str(fd) in first[0]
+    assert () == second == watch.look()

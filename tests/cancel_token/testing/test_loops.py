@@ -656,6 +656,26 @@ def test_a_trio_task_left_behind_is_found() -> None:
     assert "tasks: stays" == report.failures[0].detail
 
 
+def test_what_is_left_in_an_asyncio_loop_does_not_disturb_the_next_attempt() -> None:
+    """Attempts share a loop as long as nothing is left in it."""
+    loops: set[asyncio.AbstractEventLoop] = set()
+
+    async def run(box: Box, token: CancelToken) -> None:
+        loop = asyncio.get_running_loop()
+        loops.add(loop)
+        if token.cancelled:
+            loop.call_later(3600, box.log.append, "late")
+            loop.set_debug(True)
+
+    async def check(box: Box, outcome: Outcome) -> None:
+        assert not asyncio.get_running_loop().get_debug() or outcome.fired
+
+    report = explore(Box, run, check, backend="asyncio", at=["before", "check", "late"])
+
+    report.assert_ok()
+    assert 3 == len(loops)
+
+
 # Who stops, and when
 
 
