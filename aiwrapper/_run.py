@@ -80,7 +80,7 @@ class Run:
         settled: Callable[["Run"], None],
     ) -> None:
         self.run_id = run_id
-        self.token = token.child(name=f"run {run_id}")
+        self.token: CancelToken = token.child(name=f"run {run_id}")
         self._machine = AgentMachine(state, run_id, max_turns=max_turns)
         self._max_turns = max_turns
         self._user_message = (

@@ -92,7 +92,7 @@ class Store:
         busy_seconds: float = 10.0,
         on_written: Callable[[str, int], object] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._file = LogFile(self.path, busy_seconds=busy_seconds)
         self._writer = LogWriter(self._file, on_written)
         self._lock = threading.Lock()  # guards `_logs`

@@ -26,7 +26,7 @@ class move_on_cancel:  # noqa: N801  # used like a function, as trio.move_on_aft
 
     def __init__(self, token: CancelToken) -> None:
         self.token = token
-        self.cancelled_caught = False
+        self.cancelled_caught: bool = False
 
     def __enter__(self) -> Self:
         return self

@@ -85,6 +85,7 @@ class CancelToken:
             It does not say that every callback has run.
             """
 
+    name: str | None
     _children: dict[Link, None]  # weak, so that a forgotten child goes away at once (T-S7)
     _held: dict[object, Callable[[], object] | None]  # registrations; who waits; pinned children
     _links: tuple[Link, ...]  # one to each parent; they stay after close(), for move_on_cancel

@@ -45,7 +45,7 @@ class _TokenScope:
     _binding: Binding
 
     def __init__(self, token: CancelToken) -> None:
-        self.token = token
+        self.token: CancelToken = token
         self._caught = False
 
     @property

@@ -193,6 +193,8 @@ class CancellableAdapter(requests.adapters.HTTPAdapter):
         TypeError: `max_retries` is a subclass of `Retry` that sleeps on its own account.
     """
 
+    max_retries: Retry
+
     def __init__(
         self,
         pool_connections: int = requests.adapters.DEFAULT_POOLSIZE,

@@ -136,9 +136,9 @@ class Answering:
         self, data: "ChatAppData", asked: Asked, state: ChatState, token: CancelToken, log: ConversationLog
     ) -> None:
         self._data = data
-        self.chat_id = log.conversation_id
-        self.run_id = asked.run_id
-        self.message_id = asked.message_id
+        self.chat_id: str = log.conversation_id
+        self.run_id: str = asked.run_id
+        self.message_id: str = asked.message_id
         self.asked = asked
         self.state = state
         self.token = token
@@ -172,9 +172,9 @@ class ChatAppData:
     """
 
     def __init__(self, path: Path | str, *, busy_seconds: float = 10.0) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._store = Store(path, busy_seconds=busy_seconds, on_written=self._written)
-        self.attachments = Attachments(Path(f"{path}-attachments"))
+        self.attachments: Attachments = Attachments(Path(f"{path}-attachments"))
         self._closing = CancelToken(name="chats")
         self._lock = threading.Lock()  # guards what follows
         self._states: OrderedDict[str, ChatState] = OrderedDict()

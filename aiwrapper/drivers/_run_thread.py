@@ -33,7 +33,7 @@ class RunThread:
         ended: Callable[[], object],
     ) -> None:
         self.run = run
-        self.over = CancelToken(name=f"run {run.run_id} is over")
+        self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
         """Cancelled when nothing of the run is left. A token, because threads and tasks may wait for it alike."""
         self._work = work
         self._ended = ended

@@ -36,7 +36,7 @@ class Hold:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self.reached = threading.Event()
+        self.reached: threading.Event = threading.Event()
         self.connection: FakeConnection | None = None
         self.request: FakeRequest | None = None
         self._released = False

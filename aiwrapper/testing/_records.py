@@ -26,10 +26,10 @@ class FakeConnection:
     def __init__(self, number: int) -> None:
         self.number = number
         self.requests: list[FakeRequest] = []
-        self.hung_up = threading.Event()
+        self.hung_up: threading.Event = threading.Event()
         self.hung_up_at: float | None = None
         self.hung_up_how: HowGone | None = None
-        self.closed = threading.Event()
+        self.closed: threading.Event = threading.Event()
         self.failure: Exception | None = None
 
     def note_hang_up(self, how: HowGone) -> None:
@@ -60,17 +60,17 @@ class FakeRequest:
     def __init__(self, number: int, connection: FakeConnection, head: Head) -> None:
         self.number = number
         self.connection = connection
-        self.method = head.method
-        self.path = head.path
-        self.headers = head.headers
+        self.method: str = head.method
+        self.path: str = head.path
+        self.headers: dict[str, str] = head.headers
         self.status: int | None = None
         self.violations: tuple[Violation, ...] = ()
         self.sent_bytes = 0
-        self.hung_up = threading.Event()
+        self.hung_up: threading.Event = threading.Event()
         self.hung_up_at: float | None = None
         self.hung_up_how: HowGone | None = None
-        self.done = threading.Event()
-        self.arrived = bytearray()
+        self.done: threading.Event = threading.Event()
+        self.arrived: bytearray = bytearray()
 
     @property
     def body(self) -> bytes:

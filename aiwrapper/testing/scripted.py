@@ -57,8 +57,8 @@ class ScriptedTransport:
         self.model = model
         self.requests: list[FakeRequest] = []
         self.answered: list[Answer | None] = []
-        self.given_bytes = 0
-        self.open_now = 0
+        self.given_bytes: int = 0
+        self.open_now: int = 0
         self._answers = Answers(dialect, script, api_key=api_key, model=model, rules=rules)
         self._actions: list[tuple[int, Callable[[], object]]] = []
 

@@ -20,7 +20,7 @@ class Shot:
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
-        self.token = CancelToken(name="shot", clock=clock)
+        self.token: CancelToken = CancelToken(name="shot", clock=clock)
         self.fired: Point | None = None
 
 
