@@ -152,6 +152,11 @@ def image_hash(image: Image) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def text_hash(text: str) -> str:
+    """The hash by which a text that was attached is found again."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _judge(name: str, media_type: str, content: bytes) -> None:
     if media_type in IMAGE_TYPES:
         found = next((known for signature, known in _SIGNATURES if signature.match(content)), None)

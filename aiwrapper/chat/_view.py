@@ -30,7 +30,7 @@ from aiwrapper._core.messages import (
 from aiwrapper._core.runs import OpenRun
 from aiwrapper._core.text import is_blank
 from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slot, Slots, TextSlot, tool_result
-from aiwrapper.chat._attachments import attached_text, image_hash
+from aiwrapper.chat._attachments import attached_text, image_hash, text_hash
 from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
 from aiwrapper.chat._state import ChatState, shown_id
 
@@ -312,10 +312,13 @@ def _message(message_id: str, parent_id: str | None, role: str) -> Json:
 
 def _user_part(part: UserPart, chat_id: str) -> Json:
     if isinstance(part, Image):
-        url = f"api/chats/{chat_id}/attachments/{image_hash(part)}"
-        return {"kind": "image", "url": url, "media_type": part.media_type}
+        digest = image_hash(part)
+        url = f"api/chats/{chat_id}/attachments/{digest}"
+        return {"kind": "image", "url": url, "media_type": part.media_type, "hash": digest}
     name, text = attached_text(part)
-    return {"kind": "text", "text": text} if name is None else {"kind": "file", "name": name, "text": text}
+    if name is None:
+        return {"kind": "text", "text": text}
+    return {"kind": "file", "name": name, "text": text, "hash": text_hash(text)}
 
 
 def _shapes(message: AssistantMessage, follower: Message | None) -> list[Json]:

@@ -53,21 +53,15 @@ export class Conversation {
     return Object.fromEntries([...this.runs].map(([id, run]) => [id, run.status]));
   }
 
-  /** The messages from the first to the head, and the one that is being said behind it. */
+  /** The messages from the first to the head. */
   path() {
     const path = [];
-    let message = this.#open() ?? this.messages.get(this.chat?.head_id);
+    let message = this.messages.get(this.chat?.head_id);
     while (message) {
       path.push(message);
       message = this.messages.get(message.parent_id);
     }
     return path.reverse();
-  }
-
-  #open() {
-    if (this.run === null) return undefined;
-    const behind = (this.children.get(this.chat.head_id) ?? []).map((id) => this.messages.get(id));
-    return behind.find((message) => message.run_id === this.run.id && message.state === "open");
   }
 
   /** A message and its branches, oldest first: the ids. */

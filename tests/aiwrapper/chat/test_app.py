@@ -285,7 +285,8 @@ def test_attachments_are_sent_and_shown(provider: FakeProvider, server: Server) 
     sent = provider.requests[0].json()["messages"][0]["content"]
 
     assert (picture, "image/png") == (shown.content, shown.headers["content-type"])
-    assert {"kind": "file", "name": "notes.txt", "text": "It flows."} == file
+    assert {"kind": "file", "name": "notes.txt", "text": "It flows.", "hash": hashes[1]} == file
+    assert hashes[0] == image["hash"]
     assert "What is this?" == text["text"]
     assert b64encode(picture).decode() == sent[0]["source"]["data"]
     assert "It flows." in sent[1]["text"]

@@ -144,6 +144,26 @@ def test_attachments_are_sent_and_shown(visitor: Visitor, provider: FakeProvider
     assert "the river is long" in sent
 
 
+def test_an_edit_keeps_the_attachments(visitor: Visitor, provider: FakeProvider) -> None:
+    visitor.page.locator("#files").set_input_files([DOT, NOTES])
+    expect(visitor.page.get_by_role("list", name="Attachments").get_by_role("listitem")).to_have_count(2)
+    ask(visitor, provider, "What is this?", "A dot.")
+    first = visitor.page.locator("article.user").first
+    first.hover()
+    first.get_by_role("button", name="Edit this message").click()
+    editor = visitor.page.get_by_role("textbox", name="Edit your message")
+    provider.add(Turn((Say(("A river.",)),)))
+
+    editor.fill("And this?")
+    editor.press("Enter")
+
+    expect(visitor.answer).to_contain_text("A river.")
+    expect(visitor.messages.get_by_role("img", name="Attached image")).to_be_visible()
+    sent = str(provider.requests[1].json())
+    assert base64.b64encode(PIXEL).decode() in sent
+    assert "the river is long" in sent
+
+
 def test_an_attachment_can_be_taken_away_again(visitor: Visitor) -> None:
     visitor.page.locator("#files").set_input_files(NOTES)
     visitor.page.get_by_role("button", name="Remove notes.txt").click()

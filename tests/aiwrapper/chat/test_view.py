@@ -1,5 +1,6 @@
 """What a page is told, over drawn logs: however the log is cut into changes, the page ends up the same."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from copy import deepcopy
@@ -166,5 +167,10 @@ def test_attachments_are_told_as_what_they_are() -> None:
     image, text, said = fresh(states(log, ())[0]).messages["u"]["parts"]
 
     assert image["url"].startswith("api/chats/chat/attachments/")
-    assert {"kind": "file", "name": "notes.txt", "text": "line"} == text
+    assert {
+        "kind": "file",
+        "name": "notes.txt",
+        "text": "line",
+        "hash": hashlib.sha256(b"line").hexdigest(),
+    } == text
     assert {"kind": "text", "text": "See"} == said
