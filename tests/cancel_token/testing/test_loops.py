@@ -433,8 +433,7 @@ def test_a_thread_that_a_task_starts_is_a_lane(backend: Backend) -> None:
     assert {"0", "0.1", "0.2"} == lanes
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_jobs_of_trios_threads_are_lanes(depth: int) -> None:
+def test_jobs_of_trios_threads_are_lanes() -> None:
     def blocking(token: CancelToken) -> None:
         for _ in range(2):
             token.check()
@@ -443,15 +442,14 @@ def test_jobs_of_trios_threads_are_lanes(depth: int) -> None:
         for _ in range(2):
             await trio.to_thread.run_sync(blocking, token)
 
-    report = explore(Box, run, anything_goes, backend="trio", depth=depth)
+    report = explore(Box, run, anything_goes, backend="trio")
 
     report.assert_ok()
     lanes = {p.lane for attempt in report.attempts for p in attempt.plan.points if p.kind == "check"}
     assert {"0.1", "0.2"} == lanes
 
 
-@pytest.mark.parametrize("depth", [1, 2])
-def test_jobs_of_asyncios_pools_are_lanes(depth: int) -> None:
+def test_jobs_of_asyncios_pools_are_lanes() -> None:
     def blocking(token: CancelToken) -> None:
         for _ in range(2):
             token.check()
@@ -462,7 +460,7 @@ def test_jobs_of_asyncios_pools_are_lanes(depth: int) -> None:
         with ThreadPoolExecutor(1) as pool:
             await loop.run_in_executor(pool, blocking, token)
 
-    report = explore(Box, run, anything_goes, backend="asyncio", depth=depth)
+    report = explore(Box, run, anything_goes, backend="asyncio")
 
     report.assert_ok()
     lanes = {p.lane for attempt in report.attempts for p in attempt.plan.points if p.kind == "check"}
