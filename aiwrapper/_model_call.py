@@ -227,7 +227,8 @@ class ModelCall:
                     body=body,
                     connected=lambda: doing("waiting_for_headers"),
                 )
-                reply = Reply(self.dialect.decoder(), step.run_id, step.turn)
+                token.check()  # a model on this machine may have taken its time
+                reply = Reply(self.dialect.decoder(), step.run_id, step.turn, look=token.check)
                 with (
                     # A child, so that the linger can end the request without ending the run.
                     token.child(name="request") as request_token,

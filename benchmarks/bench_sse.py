@@ -46,6 +46,7 @@ from aiwrapper._core.messages import (
 from aiwrapper._core.reply import Reply
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
+from cancel_token import CancelToken
 
 FLOOR_LIMIT = 4.0
 CLIENT_LIMITS = {"openai": 20.0, "anthropic": 6.0}
@@ -182,7 +183,7 @@ def chunks(body: bytes) -> Iterator[bytes]:
 
 
 def entries(dialect: Dialect, body: bytes) -> Iterator[Entry]:
-    reply = Reply(dialect.decoder(), "run", 1)
+    reply = Reply(dialect.decoder(), "run", 1, look=CancelToken().check)
     return chain(chain.from_iterable(map(reply.feed, chunks(body))), reply.finish())
 
 

@@ -3,7 +3,8 @@
     bytes --SseDecoder--> events --TurnDecoder--> deltas --Reply--> log entries
 
 Pure, and it knows no token: whoever drives it looks at the token before it takes each entry, and appends an
-entry before it takes the next. What has not been taken has not happened.
+entry before it takes the next. What has not been taken has not happened. Since there are lines and events without an
+entry, it is also given a way to look, which it uses at each of them.
 
 When a call exists (C6). Only a `CallEnd`, with which the provider finishes a call, makes it exist; then its
 arguments are one of three things.
@@ -20,7 +21,7 @@ arguments are one of three things.
    the call's arguments deltas.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from aiwrapper._core.dialect import (
@@ -79,13 +80,22 @@ class Reply:
         run_id: the run.
         turn: its number in the run.
         max_event_bytes: how large one server-sent event may be.
+        look: called at each event, each delta of it, and each line beyond the usual ones. What it raises ends the turn:
+            nothing more may be fed.
     """
 
     def __init__(
-        self, decoder: TurnDecoder, run_id: str, turn: int, *, max_event_bytes: int = MAX_EVENT_BYTES
+        self,
+        decoder: TurnDecoder,
+        run_id: str,
+        turn: int,
+        *,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        look: Callable[[], object] = lambda: None,
     ) -> None:
         self._decoder = decoder
-        self._sse = SseDecoder(max_event_bytes=max_event_bytes)
+        self._sse = SseDecoder(max_event_bytes=max_event_bytes, look=look)
+        self._look = look
         self._run_id = run_id
         self._turn = turn
         self._calls: dict[int, _Call] = {}  # by the dialect's key, until they are ready
@@ -107,12 +117,14 @@ class Reply:
         """
         if chunk:
             self._has_bytes = True
-        decode, run_id, turn = self._decoder.decode, self._run_id, self._turn
+        decode, run_id, turn, look = self._decoder.decode, self._run_id, self._turn, self._look
         for event in self._sse.feed(chunk):
             if self.finished:
                 return
             self._has_events = True
+            look()
             for delta in decode(event):
+                look()
                 if type(delta) is TextPiece:  # nearly every delta of an answer
                     self.started = True
                     yield TextDelta(run_id, turn, text=delta.text)

@@ -14,7 +14,7 @@ That is the same, because line ends and colons are ASCII, and a decoder that rep
 afresh at every ASCII byte.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from msgspec import Struct
@@ -52,9 +52,14 @@ class SseDecoder:
 
     Args:
         max_event_bytes: how large one event may be: the lines of its data and the line that is arriving.
+        look: called at each line that ends no event and is not its only line of data: of these there may be any number
+            between two events. What it raises ends the reading, and the decoder is of no further use.
     """
 
-    def __init__(self, *, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(
+        self, *, max_event_bytes: int = MAX_EVENT_BYTES, look: Callable[[], object] = lambda: None
+    ) -> None:
+        self._look = look
         self.retry_milliseconds: int | None = None
         """The reconnection time that the stream asked for last."""
         self._max_event_bytes = max_event_bytes
@@ -107,7 +112,7 @@ class SseDecoder:
             if len(lines[0]) > self._max_event_bytes:  # counted with the mark, as in the tail (invariant 1)
                 raise self._too_large()
             lines[0] = lines[0].removeprefix(_BOM)
-        max_bytes = self._max_event_bytes
+        max_bytes, look = self._max_event_bytes, self._look
         for line in lines:
             if self._data_bytes + len(line) > max_bytes:
                 raise self._too_large()
@@ -120,13 +125,18 @@ class SseDecoder:
                     self._event = ""
                     yield event
                 else:
+                    look()
                     self._event = ""
             elif line.startswith(b"data: "):
+                if self._data:
+                    look()
                 self._data.append(line[6:].decode("utf-8", "replace"))
                 self._data_bytes += len(line)
             elif line.startswith(b"event: "):  # the two lines that nearly every event is made of come first
+                look()
                 self._event = line[7:].decode("utf-8", "replace")
             else:
+                look()
                 self._field(line)
         if rest:
             self._tail += rest

@@ -359,3 +359,19 @@ def test_what_a_decoder_holds_back_is_given_at_the_end() -> None:
     assert not reply.started
     assert [TextDelta("r", 1, text="ab"), TurnFinished("r", 1, finish_reason="stop")] == list(reply.finish())
     assert reply.started
+
+
+def test_who_drives_is_asked_also_while_nothing_is_said() -> None:
+    class Enough(Exception):
+        pass
+
+    looks = iter(range(5))
+
+    def look() -> None:
+        if next(looks, None) is None:
+            raise Enough
+
+    reply = Reply(OpenAIChat().decoder(), "r", 1, look=look)
+
+    with pytest.raises(Enough):
+        list(reply.feed(b": still there\n" * 6))
