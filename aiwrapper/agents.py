@@ -147,10 +147,10 @@ class ChatAgent(Agent):
         """
 
         def ask(message: str, *, token: CancelToken) -> str:
-            run = self.start(message, token=token, conversation=Conversation())
-            if started is not None:
-                started(run)
-            result = run.wait()
+            with self.start(message, token=token, conversation=Conversation()) as run:
+                if started is not None:
+                    started(run)
+                result = run.wait()
             token.check()
             return sub_agent_answer(result)
 

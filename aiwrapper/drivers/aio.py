@@ -104,6 +104,11 @@ class AsyncRunHandle(StartedRun):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(
+            error, GeneratorExit
+        ):  # the task was thrown away, and cannot wait for anything any more
+            self.stop(CancelReason("closed", BLOCK_LEFT))
+            return
         interrupted = isinstance(error, KeyboardInterrupt)
         cancelled = isinstance(error, anyio.get_cancelled_exc_class())
         self.stop(CancelReason("signal" if interrupted else "runtime" if cancelled else "closed", BLOCK_LEFT))
@@ -141,6 +146,9 @@ class AsyncEntries(AsyncIterator[Entry]):
         except StopAsyncIteration:
             await self.aclose()
             raise
+        except GeneratorExit:  # the task was thrown away, and cannot wait for anything any more
+            self._drop()
+            raise
         except BaseException as error:
             kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
             await self._close(CancelReason(kind, "the task that read the stream was cancelled"))
@@ -159,15 +167,22 @@ class AsyncEntries(AsyncIterator[Entry]):
         if self._run is None:
             return
         thread, own = self._run
-        if not thread.over.cancelled:
-            own.cancel_soon(reason)
-            await _wait_through(thread.over)
-        own.close()
+        try:
+            if not thread.over.cancelled:
+                own.cancel_soon(reason)
+                await _wait_through(thread.over)
+        finally:
+            own.close()
         thread.result()
 
-    def __del__(self) -> None:
+    def _drop(self) -> None:
+        """Stop the run and don't wait for it."""
         if self._run is not None and not self._closed:
+            self._closed = True
             self._run[1].cancel_and_report(CancelReason("closed", STREAM_CLOSED))
+
+    def __del__(self) -> None:
+        self._drop()
 
 
 class _Entries(AsyncIterator[Entry]):

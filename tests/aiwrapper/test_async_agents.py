@@ -4,7 +4,9 @@ import asyncio
 import contextvars
 import gc
 import threading
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -357,6 +359,39 @@ async def test_what_comes_through_a_run_is_raised_by_its_stream() -> None:
         ):
             pass
     await goes_on(agent)
+
+
+async def iterated(agent: AsyncChatAgent, told: Acting) -> None:
+    async for _ in agent.stream("Hi", subscribers=[told]):
+        pass
+
+
+async def in_a_block(agent: AsyncChatAgent, told: Acting) -> None:
+    async with agent.start("Hi", subscribers=[told]):
+        await anyio.sleep_forever()
+
+
+@pytest.mark.parametrize("use", [iterated, in_a_block])
+def test_a_task_that_is_thrown_away_stops_its_run_without_a_warning(
+    use: Callable[[AsyncChatAgent, Acting], Coroutine[Any, Any, None]],
+) -> None:
+    """What happens to a task that waits when its loop is closed, and to nobody's coroutine."""
+    recording, hold = silent_after(b'"Hel"')
+    agent = agent_at(RecordedTransport([recording]))
+    ended = threading.Event()
+    told = Acting(lambda entry: isinstance(entry, RunStopped), ended.set)
+    task = use(agent, told)
+
+    async def begin() -> None:
+        task.send(None)  # up to where it waits, as a loop would
+        await reached(hold)
+
+    asyncio.run(begin())
+    task.close()
+    ended.wait()
+
+    assert isinstance(told.log[-1], RunStopped)
+    assert told.log[-1].reason == "closed"
 
 
 # a handle

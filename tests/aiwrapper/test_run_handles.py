@@ -614,3 +614,22 @@ def test_an_agent_that_fails_as_a_tool_tells_its_caller_why(world: World) -> Non
 
     assert result.status == "completed"
     assert b"ModelCallError" in transport.requests[1].body
+
+
+def test_an_agent_that_is_a_tool_has_ended_though_who_was_told_of_its_run_has_failed(world: World) -> None:
+    recording, hold = silent_after(b'"Hel"')
+    researcher = world.recorded_agent(RecordedTransport([recording]))
+    runs: list[HandleFace] = []
+
+    def fail(run: HandleFace) -> None:
+        runs.append(run)
+        hold.reached.wait()
+        raise ZeroDivisionError
+
+    transport = said(asking("research"), SUM)
+    agent = world.recorded_agent(transport, [researcher.as_tool("research", "Looks up.", started=fail)])
+    result = agent.run("Go")
+
+    assert result.status == "completed"
+    assert b"ZeroDivisionError" in transport.requests[1].body
+    assert runs[0].ended
