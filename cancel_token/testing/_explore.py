@@ -91,6 +91,7 @@ def explore(
     at: Sequence[Kind] | None = None,
     depth: int = 1,
     select: Select = "auto",
+    max_points: int | None = None,
     **options: Unpack[TrialOptions[S]],
 ) -> Report:
     """Run `run` once undisturbed, then once for each of its points, cancelled there; judge all of it by `check`.
@@ -114,6 +115,8 @@ def explore(
         depth: 2 for a second cancel at each point that is passed after the first, while cleaning up.
         select: Which points to try: `"all"`, `"per-site"` (the first three and the last two of each line of
             source, and a sample), or `"auto"`: all of up to 400, else per site.
+        max_points: So many attempts with one cancel at most, and so many with two: the first point of each line of
+            source comes before the second of any. None for no limit.
         **options: See `TrialOptions`.
 
     Raises:
@@ -133,7 +136,8 @@ def explore(
     scenario = _scenario(make, run, check, options, timed="deadline" in (at or ()))
     with installed():
         return joined(
-            _Exploration(scenario, each, tuple(at or AT[each]), select).explore(depth) for each in backends
+            _Exploration(scenario, each, tuple(at or AT[each]), select, max_points).explore(depth)
+            for each in backends
         )
 
 
@@ -203,11 +207,13 @@ class _Exploration(Generic[S]):
         backend: Backend,
         at: tuple[Kind, ...],
         how: Select,
+        max_points: int | None = None,
     ) -> None:
         self.scenario = scenario
         self.backend = backend
         self.at = at
         self.how = how
+        self.max_points = max_points
         self.lines: LineEvents | None = None
         if backend == "line":
             self.lines = LineEvents((scenario.run,) if scenario.targets is None else scenario.targets)
@@ -273,7 +279,7 @@ class _Exploration(Generic[S]):
             self.unresolved.append(f"no point of these kinds was met: {kinds}. Was the token handed on?")
 
         firsts = [(site, (point,)) for site, point in self._points(traces, {}, ())]
-        chosen = select(firsts, self.how)
+        chosen = select(firsts, self.how, self.max_points)
         self.planned += len(chosen)
         pairs: list[tuple[object, tuple[Plan, Traces]]] = []
         for points in chosen:
@@ -284,7 +290,7 @@ class _Exploration(Generic[S]):
                     ((points[0].site, site), (Plan(self.backend, (*points, point)), after))
                     for site, point in self._seconds(trial.recording, after)
                 ]
-        seconds = select(pairs, self.how)
+        seconds = select(pairs, self.how, self.max_points)
         self.planned += len(seconds)
         for plan, after in seconds:
             self.attempt(plan, after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from typing import Literal, Self, TypeVar, get_args
 
@@ -72,14 +73,17 @@ class Plan:
         return cls(found["backend"], tuple(points), fingerprint=int(found["fingerprint"], 16))  # type: ignore[arg-type]
 
 
-def select(items: Sequence[tuple[Hashable, T]], how: Select) -> list[T]:
+def select(items: Sequence[tuple[Hashable, T]], how: Select, limit: int | None = None) -> list[T]:
     """Choose what to try of (site, item) pairs, in their order.
 
     Args:
         items: With the site of each.
         how: `"all"`; `"per-site"`: the first three and the last two of each site, and a sample of the others, the
             same every time; `"auto"`: all up to 400, else per site.
+        limit: So many at most: the first of each site come first. None for no limit.
     """
+    if limit is not None and len(items) > limit:
+        return _limited(items, limit)
     if how == "all" or (how == "auto" and len(items) <= AUTO_LIMIT):
         return [item for _, item in items]
     places: dict[Hashable, list[int]] = {}
@@ -91,3 +95,13 @@ def select(items: Sequence[tuple[Hashable, T]], how: Select) -> list[T]:
     others = [place for place in range(len(items)) if place not in chosen]
     chosen.update(random.Random(0).sample(others, min(SAMPLE, len(others))))
     return [items[place][1] for place in sorted(chosen)]
+
+
+def _limited(items: Sequence[tuple[Hashable, T]], limit: int) -> list[T]:
+    """The first of each site, then the second of each, and so on, until there are enough."""
+    met: Counter[Hashable] = Counter()
+    ranks: list[tuple[int, int]] = []
+    for place, (site, _) in enumerate(items):
+        ranks.append((met[site], place))
+        met[site] += 1
+    return [items[place][1] for place in sorted(place for _, place in sorted(ranks)[:limit])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from xml.etree import ElementTree
 
 import attrs
 
@@ -132,6 +133,34 @@ class Report:
             },
             indent=1,
         )
+
+    def to_junit(self, name: str) -> str:
+        """Write it down as JUnit's XML: a case for each attempt, named by its replay id.
+
+        Args:
+            name: Of the suite.
+        """
+        counts = Counter(attempt.verdict for attempt in self.attempts)
+        suite = ElementTree.Element(
+            "testsuite",
+            name=name,
+            tests=str(len(self.attempts)),
+            failures=str(counts["FAIL"]),
+            errors=str(counts["ERROR"] + counts["UNRESOLVED"]),
+        )
+        for attempt in self.attempts:
+            case = ElementTree.SubElement(
+                suite, "testcase", name=attempt.plan.id, classname=attempt.plan.site
+            )
+            for breach in attempt.breaches:
+                failure = ElementTree.SubElement(case, "failure", message=breach.name)
+                failure.text = breach.detail
+            if attempt.verdict in ("ERROR", "UNRESOLVED"):
+                ElementTree.SubElement(case, "error", type=attempt.verdict, message=attempt.note)
+        for note in (*self.unresolved, *self.errors):
+            case = ElementTree.SubElement(suite, "testcase", name="the exploration", classname=name)
+            ElementTree.SubElement(case, "error", message=note)
+        return ElementTree.tostring(suite, encoding="unicode")
 
     def _notes(self, verdict: Verdict) -> list[str]:
         return [

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Generic, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
 import pytest
 
@@ -38,6 +38,7 @@ class ExploreOptions(TrialOptions[S], Generic[S], total=False):
     at: Sequence[Kind] | None
     depth: int
     select: Select
+    max_points: int | None
 
 
 class ExploreCancel:
@@ -80,7 +81,7 @@ class ExploreCancel:
             StaleReplayId: The id on the command line is not of this code.
         """
         self._calls += 1
-        both: ExploreOptions[S] = {**self._defaults, **options}
+        both: ExploreOptions[S] = {**self._defaults, **options, **self._from_command_line()}
         rest: TrialOptions[S] = {  # type: ignore[assignment]  # what is filtered by its own names
             name: value for name, value in both.items() if name in TrialOptions.__annotations__
         }
@@ -100,6 +101,16 @@ class ExploreCancel:
         self._finish(report)
         return report
 
+    def _from_command_line(self) -> ExploreOptions[Any]:
+        depth = self._config.getoption("cancel_depth")
+        max_points = self._config.getoption("cancel_max_points")
+        given: ExploreOptions[Any] = {}
+        if depth is not None:
+            given["depth"] = depth
+        if max_points is not None:
+            given["max_points"] = max_points
+        return given
+
     def _finish(self, report: Report) -> None:
         counts = self._config.stash[_ATTEMPTS]
         for attempt in report.attempts:
@@ -109,7 +120,9 @@ class ExploreCancel:
         if directory is not None:
             name = "".join(letter if letter.isalnum() else "-" for letter in self._node_id)
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / f"{name}-{self._calls}.json").write_text(report.to_json() + "\n", encoding="utf-8")
+            file = directory / f"{name}-{self._calls}"
+            file.with_suffix(".json").write_text(report.to_json() + "\n", encoding="utf-8")
+            file.with_suffix(".xml").write_text(report.to_junit(self._node_id) + "\n", encoding="utf-8")
         report.assert_ok()
 
     @property
@@ -148,7 +161,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cancel-report",
         metavar="DIR",
         type=Path,
-        help="write the report of each explore_cancel() there, as JSON",
+        help="write the report of each explore_cancel() there, as JSON and as JUnit's XML",
+    )
+    group.addoption(
+        "--cancel-depth",
+        metavar="N",
+        type=int,
+        choices=(1, 2),
+        help="cancel so many times in each attempt, whatever the tests say",
+    )
+    group.addoption(
+        "--cancel-max-points",
+        metavar="N",
+        type=int,
+        help="make so many attempts with one cancel at most in each explore_cancel(), and with two as many",
     )
 
 

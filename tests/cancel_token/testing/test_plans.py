@@ -68,3 +68,10 @@ def test_few_points_are_chosen_by_site_if_asked() -> None:
     items = [(site, (site, n)) for site in "ab" for n in range(3)]
 
     assert [item for _, item in items] == select(items, "per-site")
+
+
+def test_of_a_limited_number_each_site_has_its_first() -> None:
+    items = [("loop", n) for n in range(10)] + [("end", 10)]
+
+    assert [0, 1, 10] == select(items, "all", 3)
+    assert list(range(11)) == select(items, "all", 11)

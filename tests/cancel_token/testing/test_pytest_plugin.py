@@ -2,6 +2,7 @@
 
 import json
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -108,6 +109,17 @@ def test_the_marker_takes_keywords_only(run_tests: RunTests) -> None:
 def test_reports_are_written_down(run_tests: RunTests, pytester: pytest.Pytester) -> None:
     run_tests(FAULTY, "--cancel-report=reports")
 
-    (file,) = (pytester.path / "reports").iterdir()
-    assert "test-box-py--test-box-1.json" == file.name
-    assert "FAIL" == json.loads(file.read_text(encoding="utf-8"))["verdict"]
+    written, junit = sorted((pytester.path / "reports").iterdir())
+    assert ["test-box-py--test-box-1.json", "test-box-py--test-box-1.xml"] == [written.name, junit.name]
+    assert "FAIL" == json.loads(written.read_text(encoding="utf-8"))["verdict"]
+    suite = ElementTree.fromstring(junit.read_text(encoding="utf-8"))
+    assert ("6", "1", "0") == tuple(suite.attrib[key] for key in ("tests", "failures", "errors"))
+    assert [1] == [len(case.findall("failure")) for case in suite if len(case)]
+
+
+def test_the_command_line_says_how_deep_and_how_many(run_tests: RunTests) -> None:
+    few = run_tests(MENDED, "--cancel-max-points=2")
+    deep = run_tests(MENDED, "--cancel-depth=2")
+
+    few.stdout.fnmatch_lines(["cancel points, sync: 2 attempts"])
+    deep.stdout.fnmatch_lines(["cancel points, sync: 8 attempts"])

@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from xml.etree import ElementTree
 
 import pytest
 
@@ -284,3 +285,18 @@ def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
     assert "ERROR" == report.verdict
     assert report.run < report.planned
     assert "cannot be freed" in str(report)
+
+
+def test_junit_is_told_of_what_is_unresolved_or_broken() -> None:
+    def check(box: Box, outcome: Outcome) -> None:
+        if outcome.fired:
+            raise KeyError("oracle")
+
+    def unasked(box: Box, token: CancelToken) -> None:
+        pass
+
+    broken = ElementTree.fromstring(explore(Box, three_checks, check).to_junit("broken"))
+    unresolved = ElementTree.fromstring(explore(Box, unasked, anything_goes).to_junit("unresolved"))
+
+    assert ("7", "5") == (broken.attrib["tests"], broken.attrib["errors"])
+    assert "Was the token handed on?" in str(unresolved.findall("testcase")[-1][0].attrib["message"])
