@@ -66,7 +66,7 @@ class TrialOptions(TypedDict, Generic[S], total=False):
         clock: Makes the token's clock for an attempt; by default the system's, and a `JumpingClock` for
             deadlines.
         limits: What an attempt may take.
-        leaks: What must not be left behind.
+        leaks: What must not be left behind. With `"temp_files"` the exploration has a directory of its own for them.
         targets: For lines: modules, classes and functions whose files are the code under test; by default
             those of `run` and of the subject's class.
     """
@@ -229,6 +229,7 @@ class _Exploration(Generic[S]):
         """What attempts share."""
         with (
             nullcontext() if self.lines is None else self.lines.installed(),
+            _leaks.private_temp_dir() if "temp_files" in self.scenario.leaks else nullcontext(),
             runtime_of(self.backend).host() as self.host,
         ):
             self.leaks = watch(self.scenario.leaks)

@@ -1,4 +1,4 @@
-"""What a run may leave behind: threads, file descriptors, child processes, registrations on the token.
+"""What a run may leave behind: threads, file descriptors, child processes, temporary files, registrations on the token.
 
 Looked at before and after, cheaply enough for every attempt: a leak at one point in a thousand is still a leak.
 """
@@ -8,7 +8,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, get_args
 
 import attrs
@@ -16,7 +19,7 @@ import attrs
 from cancel_token._registration import Registration
 from cancel_token._token import CancelToken
 
-Resource = Literal["threads", "tasks", "fds", "children", "registrations"]
+Resource = Literal["threads", "tasks", "fds", "children", "registrations", "temp_files"]
 
 # Daemon threads that cancel_token and trio keep, by the beginning of their names. They wait for something to do.
 KEPT_THREADS = ("cancel_token service", "cancel_token resolver", "Trio thread ")
@@ -29,6 +32,7 @@ class Snapshot:
     threads: frozenset[threading.Thread] | None = None
     fds: frozenset[int] | None = None
     children: frozenset[int] | None = None
+    temp_files: frozenset[str] | None = None
 
 
 def snapshot(*resources: Resource) -> Snapshot:
@@ -36,7 +40,8 @@ def snapshot(*resources: Resource) -> Snapshot:
 
     Args:
         *resources: What to look at. `"registrations"` belong to a token and not to a moment, see `registrations()`;
-            `"tasks"` to a loop, at whose end an exploration looks for them.
+            `"tasks"` to a loop, at whose end an exploration looks for them. `"temp_files"` are the names in
+            `tempfile.gettempdir()`, whoever has made them; see `private_temp_dir()`.
 
     Raises:
         ValueError: There is no such resource, or this platform cannot list it.
@@ -48,6 +53,7 @@ def snapshot(*resources: Resource) -> Snapshot:
         threads=frozenset(threading.enumerate()) if "threads" in resources else None,
         fds=_open_fds() if "fds" in resources else None,
         children=_children() if "children" in resources else None,
+        temp_files=frozenset(os.listdir(tempfile.gettempdir())) if "temp_files" in resources else None,
     )
 
 
@@ -101,6 +107,26 @@ class Watch:
         return left
 
 
+@contextmanager
+def private_temp_dir() -> Iterator[str]:
+    """Give this process, and those that it starts, a directory of its own for temporary files.
+
+    Yields:
+        The directory, which goes away with all that is in it at the end of the block.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="cancel-points-") as directory:
+        tempfile.tempdir = os.environ["TMPDIR"] = directory
+        try:
+            yield directory
+        finally:
+            tempfile.tempdir = before
+            if variable is None:
+                del os.environ["TMPDIR"]
+            else:
+                os.environ["TMPDIR"] = variable
+
+
 def registrations(token: CancelToken) -> int:
     """Count the callbacks that are still armed on `token` and on all the tokens below it."""
     count = 0
@@ -128,6 +154,10 @@ def _difference(before: Snapshot, grace_seconds: float) -> dict[str, str]:
         left["fds"] = f"file descriptors: {', '.join(map(_describe_fd, fds))}"
     if before.children is not None and (children := sorted(_children() - before.children)):
         left["children"] = f"child processes: {', '.join(map(str, children))}"
+    if before.temp_files is not None:
+        directory = tempfile.gettempdir()
+        if names := sorted(frozenset(os.listdir(directory)) - before.temp_files):
+            left["temp_files"] = f"temporary files: {', '.join(names)} in {directory}"
     return left
 
 

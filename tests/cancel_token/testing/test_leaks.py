@@ -136,3 +136,35 @@ def test_a_watch_says_what_has_come_since_it_looked_last() -> None:
     assert 1 == len(first)
     assert str(fd) in first[0]
     assert () == second == watch.look()
+
+
+def test_a_temporary_file_left_by_a_stop_is_found() -> None:
+    def faulty(box: Box, token: CancelToken) -> None:
+        fd, name = tempfile.mkstemp(prefix="left-")
+        os.close(fd)
+        token.check()
+        os.unlink(name)
+
+    def mended(box: Box, token: CancelToken) -> None:
+        with tempfile.NamedTemporaryFile():
+            token.check()
+
+    before = tempfile.gettempdir(), os.environ.get("TMPDIR")
+    report = explore(Box, faulty, anything_goes, leaks=["temp_files"])
+    clean = explore(Box, mended, anything_goes, leaks=["temp_files"])
+
+    assert {"leak of temporary files"} == {failure.name for failure in report.failures}
+    assert "left-" in report.failures[0].detail
+    clean.assert_ok()
+    assert before == (tempfile.gettempdir(), os.environ.get("TMPDIR"))
+
+
+def test_processes_have_the_private_directory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())
+    program = "import tempfile; print(tempfile.gettempdir())"
+    with leaks.private_temp_dir() as directory:
+        child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert directory == child.stdout.strip()
+    assert not os.path.exists(directory)
+    assert tempfile.gettempdir() == os.environ["TMPDIR"]
