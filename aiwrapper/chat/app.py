@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from aiwrapper._core.errors import Busy, StoreError
 from aiwrapper._core.messages import Text, UserPart
 from aiwrapper._core.text import is_blank
+from aiwrapper.chat._answering import Asked, Leaving, Running, UnknownMessage
 from aiwrapper.chat._attachments import (
     IMAGE_TYPES,
     MAX_ATTACHMENT_BYTES,
@@ -31,7 +32,7 @@ from aiwrapper.chat._events import EventStream
 from aiwrapper.chat._security import Guard, Message, Receive, Send
 from aiwrapper.chat._state import ChatState, Configuration
 from aiwrapper.chat._view import ChatView, dump
-from aiwrapper.chat.data import Asked, ChatAppData, Leaving, Running, UnknownMessage
+from aiwrapper.chat.data import ChatAppData
 from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.store import UnknownConversation
 from cancel_token.aio import run_sync

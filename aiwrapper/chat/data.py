@@ -17,140 +17,35 @@ What holds, at any time and in any thread or process:
    one is going on, that one never hears of it.
 5. *Asking twice is asking once.* What asks for an answer carries the run's id, which is made by whoever asks.
 
-`_state.py` is what a chat is at one position, `wrap.py` answers, `_peers.py` tells other processes.
+`_state.py` is what a chat is at one position, `_holding.py` sees to 2, 4 and 5, `_telling.py` and `_peers.py` tell of
+changes, `wrap.py` answers.
 """
 
 import re
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
 import msgspec
-from attrs import evolve, frozen
+from attrs import evolve
 
-from aiwrapper._core.conversation import Conversation, RunReport, continue_
-from aiwrapper._core.errors import AiwrapperError, Busy, StoreError
-from aiwrapper._core.log import (
-    Configured,
-    Deleted,
-    Entry,
-    HeadMoved,
-    RunStopped,
-    Titled,
-    UserMessageAdded,
-)
+from aiwrapper._core.conversation import Conversation, continue_
+from aiwrapper._core.errors import StoreError
+from aiwrapper._core.log import Configured, Deleted, Entry, HeadMoved, Titled, UserMessageAdded
 from aiwrapper._core.messages import Message, UserMessage
 from aiwrapper._core.text import well_formed
+from aiwrapper.chat._answering import Answerer, Asked, StopReceipt, UnknownMessage
 from aiwrapper.chat._attachments import Attachment, Attachments
-from aiwrapper.chat._peers import Peers, Stop
+from aiwrapper.chat._holding import Holding
 from aiwrapper.chat._state import ChatState, Configuration, advanced, configuration
 from aiwrapper.model_spec import Said, new_id, user_message
-from aiwrapper.store import ConversationLog, ConversationSummary, Store, UnknownConversation
+from aiwrapper.store import ConversationLog, ConversationSummary, UnknownConversation
 from cancel_token import CancelReason, CancelToken
 from cancel_token.aio import run_sync, wait_cancelled
 
-KEPT_STATES: Final = 128
-"""How many chats are kept folded; by hand. Another one costs reading its log again."""
-
-KEPT_STOPS: Final = 1_000
-"""How many stops are remembered for runs that nobody has heard of; by hand."""
-
-HANDOVER_SECONDS: Final = 2.0
-"""How long a change waits for another process that is just giving the chat back; by hand."""
-
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-StopState: TypeAlias = Literal["stopping", "ended", "remembered"]
-
-
-class Running(Busy):
-    """A run is going on in this chat: stop it first, or wait for its end.
-
-    Args:
-        run_id: the run.
-    """
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__("A run is going on in this chat: stop it first, or wait for its end.")
-        self.run_id = run_id
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (Running, (self.run_id,))
-
-
-class Leaving(AiwrapperError):
-    """The chats are being closed: nothing new is begun."""
-
-
-class UnknownMessage(AiwrapperError, LookupError):
-    """The chat has no message of this id, or none that can be meant here."""
-
-
-@frozen
-class Asked:
-    """What became of asking for an answer.
-
-    Args:
-        run_id: the run that answers.
-        message_id: the message that it goes on from.
-        position: the number of the last entry written for it.
-    """
-
-    run_id: str
-    message_id: str
-    position: int
-
-
-@frozen
-class StopReceipt:
-    """What became of a stop.
-
-    Args:
-        state: `stopping`: the run has been told; `ended`: it had ended; `remembered`: nobody has heard of it yet.
-        run: how the run ended, if it has.
-        running: the run that is going on in the chat, whichever it is.
-    """
-
-    state: StopState
-    run: RunReport | None = None
-    running: str | None = None
-
-
-class Answering:
-    """A run that has been asked for. Whoever answers drives it to its end, and then calls `release`.
-
-    Attributes:
-        chat_id: the chat.
-        run_id: the id that the run has to have.
-        message_id: the message that it goes on from.
-        state: the chat as of now; its conversation ends with what is to be answered.
-        token: the run's own. It may be cancelled already: then the run has to say so in the log, and do nothing.
-        log: the held log, the run's sink.
-    """
-
-    def __init__(
-        self, data: "ChatAppData", asked: Asked, state: ChatState, token: CancelToken, log: ConversationLog
-    ) -> None:
-        self._data = data
-        self.chat_id: str = log.conversation_id
-        self.run_id: str = asked.run_id
-        self.message_id: str = asked.message_id
-        self.asked = asked
-        self.state = state
-        self.token = token
-        self.log = log
-
-    def release(self) -> None:
-        """Give the chat back. The run has ended."""
-        self._data._release(self)
-
-
-Answerer: TypeAlias = Callable[[Answering], None]
-"""Begins to answer, and returns at once."""
 
 
 class ChatAppData:
@@ -173,19 +68,13 @@ class ChatAppData:
 
     def __init__(self, path: Path | str, *, busy_seconds: float = 10.0) -> None:
         self.path: Path = Path(path)
-        self._store = Store(path, busy_seconds=busy_seconds, on_written=self._written)
         self.attachments: Attachments = Attachments(Path(f"{path}-attachments"))
-        self._closing = CancelToken(name="chats")
-        self._lock = threading.Lock()  # guards what follows
-        self._states: OrderedDict[str, ChatState] = OrderedDict()
-        self._stops: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self._owners: dict[str, str | None] = {}
-        self._claimed: set[str] = set()  # chats that this process is changing, answering ones among them
-        self._answering: dict[str, Answering] = {}
-        self._answerer: Answerer | None = None
-        self._listeners: dict[str, dict[CancelToken, None]] = {}
-        self._observers: list[Callable[[str, int], object]] = []
-        self._peers = Peers(Path(f"{path}-peers"), look=self._look, stop=self._stop_for_peer)
+        self._holding = Holding(self.path, busy_seconds=busy_seconds)
+        self._store = self._holding.store
+        self._telling = self._holding.telling
+        self._owners: dict[
+            str, str | None
+        ] = {}  # never changed once known, so writing one twice does no harm
 
     def __enter__(self) -> "ChatAppData":
         return self
@@ -199,18 +88,16 @@ class ChatAppData:
         Raises:
             StoreError: something that waited could not be written.
         """
-        self.leave()
-        self._peers.close()
-        self._store.close()
+        self._holding.close()
 
     @property
     def closing(self) -> bool:
         """Whether `leave` or `close` has been called."""
-        return self._closing.cancelled
+        return self._telling.left
 
     def leave(self) -> None:
         """Begin nothing new, and end all waits and streams. Stop what is answered before, so that they tell its end."""
-        self._closing.cancel(CancelReason("shutdown", "the chats are being closed"))
+        self._telling.leave()
 
     # Reading
 
@@ -221,14 +108,11 @@ class ChatAppData:
 
     def owner(self, chat_id: str) -> str | None:
         """Whose chat it is: said when it was made, and never changed."""
-        with self._lock:
-            if chat_id in self._owners:
-                return self._owners[chat_id]
+        if chat_id in self._owners:
+            return self._owners[chat_id]
         _, first = next(iter(self._store.entries(chat_id)), (0, None))
         owner = configuration(first.settings).owner if isinstance(first, Configured) else None
-        with self._lock:
-            self._owners[chat_id] = owner
-        return owner
+        return self._owners.setdefault(chat_id, owner)
 
     def state(self, chat_id: str) -> ChatState:
         """The chat as it is in the store."""
@@ -239,18 +123,7 @@ class ChatAppData:
 
     def latest(self, chat_id: str) -> ChatState:
         """The chat as it is in the store, even if it has been deleted."""
-        with self._lock:
-            known = self._states.get(chat_id, ChatState())
-        state = advanced(known, self._store.entries(chat_id, after=known.position))
-        with self._lock:
-            newest = self._states.get(chat_id, state)
-            if newest.position > state.position:
-                state = newest
-            self._states[chat_id] = state
-            self._states.move_to_end(chat_id)
-            while len(self._states) > KEPT_STATES:
-                self._states.popitem(last=False)
-        return state
+        return self._holding.latest(chat_id)
 
     def state_at(self, chat_id: str, position: int) -> ChatState | None:
         """The chat as it was after so many entries; None if it has not had so many."""
@@ -271,28 +144,24 @@ class ChatAppData:
         return _known(self.state(chat_id).conversation, message_id)
 
     def is_stopping(self, chat_id: str, run_id: str) -> bool:
-        """Whether this process has been asked to stop the run."""
-        with self._lock:
-            answering = self._answering.get(chat_id)
-            stopped = (chat_id, run_id) in self._stops
-        return stopped or (answering is not None and answering.run_id == run_id and answering.token.cancelled)
+        """Whether this process has been asked to stop the run, or stops it by itself."""
+        return self._holding.is_stopping(chat_id, run_id)
 
     def is_answering(self, chat_id: str) -> bool:
         """Whether a run goes on in the chat, in this process."""
-        with self._lock:
-            return chat_id in self._answering
+        return self._holding.answering(chat_id) is not None
 
     def note_crash(self, chat_id: str) -> None:
         """If the chat's open run has died with its process, say so in its log: stopped, with the reason `crash`."""
-        if self.state(chat_id).running is None or self._closing.cancelled:
+        if self.state(chat_id).running is None or self.closing:
             return
-        log = self._claim(chat_id)
+        log = self._holding.claim(chat_id)
         if log is None:  # it goes on
             return
         try:
-            self._mended(chat_id, log)
+            self._holding.mended(log)
         finally:
-            self._give_back(chat_id, log)
+            self._holding.give_back(chat_id, log)
 
     # Being told
 
@@ -306,34 +175,16 @@ class ChatAppData:
         Returns:
             What ends it.
         """
-        with self._lock:
-            self._observers.append(observer)
+        return self._telling.subscribe(observer)
 
-        def unsubscribe() -> None:
-            with self._lock, suppress(ValueError):
-                self._observers.remove(observer)
-
-        return unsubscribe
-
-    @contextmanager
-    def listening(self, chat_id: str, token: CancelToken) -> Iterator[CancelToken]:
+    def listening(self, chat_id: str, token: CancelToken) -> AbstractContextManager[CancelToken]:
         """A token that is cancelled when there may be something new: begin to listen, look, then wait on it.
 
         Args:
             chat_id: the chat.
             token: also cancels it.
         """
-        with CancelToken.any(self._closing, token) as wake:
-            with self._lock:
-                self._listeners.setdefault(chat_id, {})[wake] = None
-            try:
-                yield wake
-            finally:
-                with self._lock:
-                    listeners = self._listeners.get(chat_id, {})
-                    listeners.pop(wake, None)
-                    if not listeners:
-                        self._listeners.pop(chat_id, None)
+        return self._telling.listening(chat_id, token)
 
     def wait_changed(self, chat_id: str, after: int, *, token: CancelToken | None = None) -> ChatState:
         """Wait until there is more in the chat than `after` entries, and return what there is. Blocks.
@@ -349,7 +200,8 @@ class ChatAppData:
                 if state.position > after:
                     return state
                 wake.wait()
-            self._check(token)
+            token.check()
+            self._holding.check()
 
     async def wait_changed_async(
         self, chat_id: str, after: int, *, token: CancelToken | None = None
@@ -362,7 +214,8 @@ class ChatAppData:
                 if state.position > after:
                     return state
                 await wait_cancelled(wake)
-            self._check(token)
+            token.check()
+            self._holding.check()
 
     def wait_ended(self, chat_id: str, run_id: str, *, token: CancelToken | None = None) -> ChatState:
         """Wait until a run that was asked for has ended, and return the chat as it is then. Blocks.
@@ -380,7 +233,7 @@ class ChatAppData:
 
     def create(self, settings: Configuration | None = None) -> str:
         """Make a chat, and return its id, which can't be guessed."""
-        self._check()
+        self._holding.check()
         chat_id = self._store.create()
         if settings is not None:
             with self._store.open(chat_id) as log:
@@ -475,15 +328,8 @@ class ChatAppData:
             run_id: the run, whether it goes on, has ended, or has not been heard of yet.
             message: words for the log.
         """
-        state = self.state(chat_id)
-        report = state.run(run_id)
-        if report is not None and report.status != "running":
-            return StopReceipt("ended", report, running=self._running(chat_id, state))
-        is_ours = self._stop_here(chat_id, run_id, message)
-        if not is_ours:
-            self._peers.stop(Stop(chat_id, run_id))
-        stopping = is_ours or report is not None
-        return StopReceipt("stopping" if stopping else "remembered", running=self._running(chat_id, state))
+        self.state(chat_id)
+        return self._holding.stop(chat_id, run_id, message)
 
     def switch_branch(self, chat_id: str, message_id: str) -> int:
         """Go on from the newest leaf below a message, and return the position.
@@ -520,8 +366,7 @@ class ChatAppData:
     def delete(self, chat_id: str) -> int:
         """List the chat no more and stop what runs in it; return the position."""
         position = self._append(chat_id, lambda state: Deleted(at=time.time()))
-        with self._lock:
-            answering = self._answering.get(chat_id)
+        answering = self._holding.answering(chat_id)
         if answering is not None:
             answering.token.cancel_soon(CancelReason("user", "the chat was deleted"))
         return position
@@ -544,73 +389,44 @@ class ChatAppData:
         Raises:
             RuntimeError: somebody else answers already.
         """
-        with self._lock:
-            if answerer is not None and self._answerer is not None:
-                raise RuntimeError("these chats are answered by another agent already")
-            self._answerer = answerer
+        self._holding.answer_with(answerer)
 
     def _ask(self, chat_id: str, run_id: str, entries: Callable[[Conversation], Iterable[Entry]]) -> Asked:
         """Write what asks for an answer, and have it answered, unless this has been asked before."""
-        log = self._open(chat_id, run_id)
+        self.state(chat_id)  # raises for a chat that is no more
+        log = self._holding.open(chat_id, run_id)
         if isinstance(log, Asked):
             return log
         try:
-            conversation = self._mended(chat_id, log).log.conversation
+            conversation = self._holding.mended(log).log.conversation
             said = conversation.message(_said_id(run_id))
             # It is here and was not answered if the process died in between, and whoever asked asks again.
             for entry in entries(conversation) if said is None else [HeadMoved(said.id)]:
                 log.append(entry)
-            state = self.state(chat_id)
+            state = self.latest(chat_id)
             asked = Asked(run_id, state.shown_head_id or "", state.position)
-            answering = Answering(self, asked, state, CancelToken(name=f"run {run_id}"), log)
-            with self._lock:
-                answerer = self._answerer
-                if answerer is not None:
-                    self._answering[chat_id] = answering
-                # In one step with becoming known: a stop finds the run, or the run finds the stop.
-                stopped = (chat_id, run_id) in self._stops
         except BaseException:
-            self._give_back(chat_id, log)
+            self._holding.give_back(chat_id, log)
             raise
-        if answerer is None:
-            self._give_back(chat_id, log)
-            return asked
-        try:
-            if stopped:
-                answering.token.cancel(CancelReason("user"))
-            answerer(answering)
-        except BaseException:
-            answering.release()
-            raise
+        self._holding.have_answered(asked, state, log)
         return asked
-
-    def _known_run(self, chat_id: str, run_id: str) -> Asked | None:
-        """What was answered when this run was asked for; None if it was not."""
-        with self._lock:
-            answering = self._answering.get(chat_id)
-        if answering is not None and answering.run_id == run_id:
-            return answering.asked
-        state = self.state(chat_id)
-        if run_id not in state.origins:
-            return None
-        return Asked(run_id, state.origins.get(run_id) or "", state.position)
 
     @contextmanager
     def _changing(self, chat_id: str) -> Iterator[tuple[ConversationLog, ChatState]]:
         """Hold the chat; nobody answers in it."""
-        log = self._open(chat_id)
+        self.state(chat_id)
+        log = self._holding.open(chat_id)
         assert isinstance(log, ConversationLog)
         try:
-            yield log, self._mended(chat_id, log)
+            yield log, self._holding.mended(log)
         finally:
-            self._give_back(chat_id, log)
+            self._holding.give_back(chat_id, log)
 
     def _append(self, chat_id: str, entry: Callable[[ChatState], Entry]) -> int:
         """Append an entry that does not disturb a run."""
         while True:
-            self._check()
-            with self._lock:
-                answering = self._answering.get(chat_id)
+            self._holding.check()
+            answering = self._holding.answering(chat_id)
             if answering is None:
                 with self._changing(chat_id) as (log, state):
                     log.append(entry(state))
@@ -619,133 +435,9 @@ class ChatAppData:
                 answering.log.append(entry(self.state(chat_id)))
                 return answering.log.written
             except StoreError:
-                with self._lock:
-                    if self._answering.get(chat_id) is answering:
-                        raise
+                if self._holding.answering(chat_id) is answering:
+                    raise
                 # The run has ended and its log was closed, between our looking and our writing.
-
-    def _open(self, chat_id: str, run_id: str | None = None) -> ConversationLog | Asked:
-        """Hold the chat, or find out that `run_id` has been asked for before."""
-        patience = CancelToken(timeout=HANDOVER_SECONDS)
-        while True:
-            self._check()
-            with self.listening(chat_id, patience) as wake:
-                known = None if run_id is None else self._known_run(chat_id, run_id)
-                if known is not None:
-                    return known
-                log = self._claim(chat_id)
-                if log is not None:
-                    if run_id is None or self._known_run(chat_id, run_id) is None:
-                        return log
-                    self._give_back(chat_id, log)
-                    continue
-                running = self._running(chat_id, self.state(chat_id))
-                if running is not None and running == run_id:
-                    continue  # it has just been asked for
-                if running is not None:
-                    raise Running(running)
-                # Somebody is just changing it, or is giving it back behind the end of a run.
-                wake.wait()
-            if patience.cancelled:
-                raise Busy("Another process holds this chat. Close it there first, or try again.")
-
-    def _claim(self, chat_id: str) -> ConversationLog | None:
-        """Hold the chat if nobody does."""
-        with self._lock:
-            if chat_id in self._claimed:
-                return None
-            self._claimed.add(chat_id)
-        try:
-            return self._store.open(chat_id)
-        except Busy:
-            self._unclaim(chat_id)
-            return None
-        except BaseException:
-            self._unclaim(chat_id)
-            raise
-
-    def _give_back(self, chat_id: str, log: ConversationLog) -> None:
-        try:
-            log.close()
-        finally:
-            self._unclaim(chat_id)
-
-    def _release(self, answering: Answering) -> None:
-        with self._lock:
-            self._answering.pop(answering.chat_id, None)
-            self._stops.pop((answering.chat_id, answering.run_id), None)
-        self._give_back(answering.chat_id, answering.log)
-
-    def _unclaim(self, chat_id: str) -> None:
-        with self._lock:
-            self._claimed.discard(chat_id)
-        self._ring(chat_id)
-        self._peers.look()
-
-    def _mended(self, chat_id: str, log: ConversationLog) -> ChatState:
-        """The held chat; a run that is open in it has died, because whoever runs it would hold it."""
-        state = self.latest(chat_id)
-        if state.running is None:
-            return state
-        log.append(RunStopped(state.running, reason="crash", at=time.time()))
-        return self.latest(chat_id)
-
-    def _running(self, chat_id: str, state: ChatState) -> str | None:
-        """The run that is going on, also if its beginning is not in the log yet."""
-        with self._lock:
-            answering = self._answering.get(chat_id)
-        if answering is not None and answering.run_id not in state.log.runs:
-            return answering.run_id
-        return state.running
-
-    # Stopping and telling
-
-    def _stop_here(self, chat_id: str, run_id: str, message: str) -> bool:
-        """Stop the run if this process runs it, and remember it if not."""
-        with self._lock:
-            self._stops[chat_id, run_id] = None
-            self._stops.move_to_end((chat_id, run_id))
-            while len(self._stops) > KEPT_STOPS:
-                self._stops.popitem(last=False)
-            answering = self._answering.get(chat_id)
-        if answering is None or answering.run_id != run_id:
-            return False
-        answering.token.cancel_and_report(CancelReason("user", message))
-        self._tell(chat_id, 0)
-        return True
-
-    def _stop_for_peer(self, stop: Stop) -> None:
-        self._stop_here(stop.chat_id, stop.run_id, "")
-
-    def _written(self, chat_id: str, number: int) -> None:
-        self._tell(chat_id, number)
-        self._peers.look()
-
-    def _look(self) -> None:
-        """Another process has written something, in whichever chat."""
-        with self._lock:
-            listened = tuple(self._listeners)
-        for chat_id in listened:
-            self._ring(chat_id)
-
-    def _tell(self, chat_id: str, number: int) -> None:
-        self._ring(chat_id)
-        with self._lock:
-            observers = tuple(self._observers)
-        for observer in observers:
-            observer(chat_id, number)
-
-    def _ring(self, chat_id: str) -> None:
-        with self._lock:
-            listeners = tuple(self._listeners.get(chat_id, ()))
-        for wake in listeners:
-            wake.cancel(CancelReason("user", "there may be something new"))
-
-    def _check(self, token: CancelToken | None = None) -> None:
-        if token is not None:
-            token.check()
-        if self._closing.cancelled:
-            raise Leaving("The chats are being closed: nothing new is begun.")
 
 
 def _run_id(given: str | None) -> str:

@@ -13,8 +13,9 @@ from aiwrapper._core.log import RunFailed, RunStarted
 from aiwrapper._core.tools import Tool, describe_exception
 from aiwrapper._run import Run, RunResult
 from aiwrapper.agents import ChatAgent
+from aiwrapper.chat._answering import Answering
 from aiwrapper.chat._state import Configuration
-from aiwrapper.chat.data import Answering, ChatAppData
+from aiwrapper.chat.data import ChatAppData
 from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec

@@ -1,0 +1,263 @@
+"""Who holds which chat: one who changes it or answers in it at a time, in all processes.
+
+The lease of the store is the one lock. Within this process a claim stands before it, so that a thread of ours that is
+just giving a chat back is told from another process that runs something.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from aiwrapper._core.conversation import RunReport
+from aiwrapper._core.errors import Busy
+from aiwrapper._core.log import RunStopped
+from aiwrapper.chat._answering import Answerer, Answering, Asked, Leaving, Running, StopReceipt
+from aiwrapper.chat._peers import Peers, Stop
+from aiwrapper.chat._state import ChatState, advanced
+from aiwrapper.chat._telling import Telling
+from aiwrapper.store import ConversationLog, Store
+from cancel_token import CancelReason, CancelToken
+
+KEPT_STATES: Final = 32
+"""How many chats are kept folded besides those that are followed or answered; by hand. Another one costs reading its
+log again."""
+
+KEPT_STOPS: Final = 1_000
+"""How many stops are remembered for runs that nobody has heard of; by hand."""
+
+HANDOVER_SECONDS: Final = 2.0
+"""How long a change waits for somebody who is just giving the chat back; by hand."""
+
+
+class Holding:
+    """The chats of one store, and what this process holds of them.
+
+    Args:
+        path: the store's file.
+        busy_seconds: how long a change waits while other processes write to the file.
+    """
+
+    def __init__(self, path: Path, *, busy_seconds: float) -> None:
+        self.store = Store(path, busy_seconds=busy_seconds, on_written=self._written)
+        self.telling = Telling()
+        self._lock = threading.Lock()  # guards what follows
+        self._states: OrderedDict[str, ChatState] = OrderedDict()
+        self._stops: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._claimed: set[str] = set()  # chats that this process is changing, answering ones among them
+        self._answering: dict[str, Answering] = {}
+        self._answerer: Answerer | None = None
+        self._peers = Peers(Path(f"{path}-peers"), look=self._look, stop=self._stop_for_peer)
+
+    def close(self) -> None:
+        """Leave, and close the store."""
+        self.telling.leave()
+        self._peers.close()
+        self.store.close()
+
+    def check(self) -> None:
+        """Raise `Leaving` if nothing new may be begun."""
+        if self.telling.left:
+            raise Leaving("The chats are being closed: nothing new is begun.")
+
+    # What there is
+
+    def latest(self, chat_id: str) -> ChatState:
+        """The chat as it is in the store, even if it has been deleted."""
+        with self._lock:
+            known = self._states.get(chat_id, ChatState())
+        state = advanced(known, self.store.entries(chat_id, after=known.position))
+        in_use = self.telling.listened()
+        with self._lock:
+            newest = self._states.get(chat_id, state)
+            if newest.position > state.position:
+                state = newest
+            self._states[chat_id] = state
+            self._states.move_to_end(chat_id)
+            idle = [each for each in self._states if each not in in_use and each not in self._answering]
+            for each in idle[: max(0, len(idle) - KEPT_STATES)]:  # the ones not asked for the longest
+                del self._states[each]
+        return state
+
+    def answering(self, chat_id: str) -> Answering | None:
+        """The run that goes on in the chat in this process, also if its beginning is not in the log yet."""
+        with self._lock:
+            return self._answering.get(chat_id)
+
+    def running(self, chat_id: str, state: ChatState) -> str | None:
+        """The id of the run that goes on in the chat, in whichever process."""
+        answering = self.answering(chat_id)
+        if answering is not None and answering.run_id not in state.log.runs:
+            return answering.run_id
+        return state.running
+
+    def asked_before(self, chat_id: str, run_id: str) -> Asked | None:
+        """What was answered when this run was asked for; None if it was not."""
+        answering = self.answering(chat_id)
+        if answering is not None and answering.run_id == run_id:
+            return answering.asked
+        state = self.latest(chat_id)
+        if run_id not in state.origins:
+            return None
+        return Asked(run_id, state.origins.get(run_id) or "", state.position)
+
+    # Holding
+
+    def claim(self, chat_id: str) -> ConversationLog | None:
+        """Hold the chat if nobody does."""
+        with self._lock:
+            if chat_id in self._claimed:
+                return None
+            self._claimed.add(chat_id)
+        try:
+            return self.store.open(chat_id)
+        except Busy:
+            self._unclaim(chat_id)
+            return None
+        except BaseException:
+            self._unclaim(chat_id)
+            raise
+
+    def open(self, chat_id: str, run_id: str | None = None) -> ConversationLog | Asked:
+        """Hold the chat, or find out that `run_id` has been asked for before.
+
+        Raises:
+            Running: a run is going on.
+            Busy: another process holds it.
+            Leaving: nothing new is begun.
+        """
+        patience = CancelToken(timeout=HANDOVER_SECONDS)
+        while True:
+            self.check()
+            with self.telling.listening(chat_id, patience) as wake:
+                asked = None if run_id is None else self.asked_before(chat_id, run_id)
+                if asked is not None:
+                    return asked
+                log = self.claim(chat_id)
+                if log is not None:
+                    if run_id is None or self.asked_before(chat_id, run_id) is None:
+                        return log
+                    self.give_back(chat_id, log)
+                    continue
+                running = self.running(chat_id, self.latest(chat_id))
+                if running is not None and running == run_id:
+                    continue  # it has just been asked for
+                if running is not None:
+                    raise Running(running)
+                # Somebody is just changing it, or is giving it back behind the end of a run.
+                wake.wait()
+            if patience.cancelled:
+                raise Busy("Another process holds this chat. Close it there first, or try again.")
+
+    def mended(self, log: ConversationLog) -> ChatState:
+        """The held chat; a run that is open in it has died, because whoever runs it would hold it."""
+        chat_id = log.conversation_id
+        state = self.latest(chat_id)
+        if state.running is None:
+            return state
+        log.append(RunStopped(state.running, reason="crash", at=time.time()))
+        return self.latest(chat_id)
+
+    def give_back(self, chat_id: str, log: ConversationLog) -> None:
+        """Let others have the chat.
+
+        Raises:
+            StoreError: what still waited to be written is lost. The chat is free nevertheless.
+        """
+        try:
+            log.close()
+        finally:
+            self._unclaim(chat_id)
+
+    def _unclaim(self, chat_id: str) -> None:
+        with self._lock:
+            self._claimed.discard(chat_id)
+        self.telling.wake(chat_id)
+        self._peers.look()
+
+    # Answering
+
+    def answer_with(self, answerer: Answerer | None) -> None:
+        """Have what is asked for from now on answered by `answerer`; by nobody if it is None."""
+        with self._lock:
+            if answerer is not None and self._answerer is not None:
+                raise RuntimeError("these chats are answered by another agent already")
+            self._answerer = answerer
+
+    def have_answered(self, asked: Asked, state: ChatState, log: ConversationLog) -> None:
+        """Begin the run, or give the chat back if nobody answers."""
+        chat_id = log.conversation_id
+        token = CancelToken(name=f"run {asked.run_id}")
+        answering = Answering(asked, state, token, log, self._ended)
+        with self._lock:
+            answerer = self._answerer
+            if answerer is not None:
+                self._answering[chat_id] = answering
+            # In one step with becoming known: a stop finds the run, or the run finds the stop.
+            stopped = (chat_id, asked.run_id) in self._stops
+        if answerer is None:
+            self.give_back(chat_id, log)
+            return
+        try:
+            if stopped:
+                token.cancel(CancelReason("user"))
+            answerer(answering)
+        except BaseException:
+            answering.release()
+            raise
+
+    def _ended(self, answering: Answering) -> None:
+        with self._lock:
+            self._answering.pop(answering.chat_id, None)
+            self._stops.pop((answering.chat_id, answering.run_id), None)
+        self.give_back(answering.chat_id, answering.log)
+
+    # Stopping
+
+    def stop(self, chat_id: str, run_id: str, message: str) -> StopReceipt:
+        """Stop this run and no other, wherever it is."""
+        state = self.latest(chat_id)
+        report: RunReport | None = state.run(run_id)
+        if report is not None and report.status != "running":
+            return StopReceipt("ended", report, running=self.running(chat_id, state))
+        is_ours = self._stop_here(chat_id, run_id, message)
+        if not is_ours:
+            self._peers.stop(Stop(chat_id, run_id))
+        stopping = is_ours or report is not None
+        return StopReceipt("stopping" if stopping else "remembered", running=self.running(chat_id, state))
+
+    def is_stopping(self, chat_id: str, run_id: str) -> bool:
+        """Whether this process has been asked to stop the run, or stops it by itself."""
+        with self._lock:
+            answering = self._answering.get(chat_id)
+            stopped = (chat_id, run_id) in self._stops
+        return stopped or (answering is not None and answering.run_id == run_id and answering.token.cancelled)
+
+    def _stop_here(self, chat_id: str, run_id: str, message: str) -> bool:
+        """Stop the run if this process runs it, and remember it if not."""
+        with self._lock:
+            self._stops[chat_id, run_id] = None
+            self._stops.move_to_end((chat_id, run_id))
+            while len(self._stops) > KEPT_STOPS:
+                self._stops.popitem(last=False)
+            answering = self._answering.get(chat_id)
+        is_ours = answering is not None and answering.run_id == run_id
+        if answering is not None and is_ours:
+            answering.token.cancel_and_report(CancelReason("user", message))
+        self.telling.tell(chat_id, 0)
+        return is_ours
+
+    def _stop_for_peer(self, stop: Stop) -> None:
+        self._stop_here(stop.chat_id, stop.run_id, "")
+
+    # Telling
+
+    def _written(self, chat_id: str, number: int) -> None:
+        self.telling.tell(chat_id, number)
+        self._peers.look()
+
+    def _look(self) -> None:
+        """Another process has written something, in whichever chat."""
+        for chat_id in self.telling.listened():
+            self.telling.wake(chat_id)
