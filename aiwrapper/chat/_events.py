@@ -38,12 +38,16 @@ class EventStream:
         data: the chats.
         chat_id: the chat, which exists.
         told: what the page has seen; None for nothing.
+        heartbeat_seconds: how long it is silent at most.
     """
 
-    def __init__(self, data: ChatAppData, chat_id: str, told: ChatState | None) -> None:
+    def __init__(
+        self, data: ChatAppData, chat_id: str, told: ChatState | None, *, heartbeat_seconds: float
+    ) -> None:
         self._data = data
         self._chat_id = chat_id
         self._view = ChatView(chat_id, told)
+        self._heartbeat_seconds = heartbeat_seconds
         self._kind = "snapshot" if told is None else "change"
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -78,7 +82,7 @@ class EventStream:
                         await self._send(send, event)
                     if is_last or self._data.closing:
                         return
-                    with anyio.move_on_after(HEARTBEAT_SECONDS) as silence:
+                    with anyio.move_on_after(self._heartbeat_seconds) as silence:
                         await wait_cancelled(wake)
                 if silence.cancelled_caught:
                     await self._send(send, b": still here\n\n")

@@ -3,9 +3,8 @@
 import binascii
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Collection
-from contextlib import aclosing
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -28,8 +27,25 @@ from aiwrapper.chat._attachments import (
     TooLarge,
     UnknownAttachment,
 )
-from aiwrapper.chat._events import EventStream
-from aiwrapper.chat._security import Guard, Message, Receive, Send
+from aiwrapper.chat._events import HEARTBEAT_SECONDS, EventStream
+from aiwrapper.chat._requests import (
+    MAX_NAME_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    MAX_TITLE_CHARACTERS,
+    MAX_UPLOAD_BYTES,
+    Edit,
+    Nothing,
+    Retry,
+    Run,
+    Send,
+    Settings,
+    Switch,
+    Title,
+    Upload,
+    read_body,
+)
+from aiwrapper.chat._security import Guard, Message, Receive
+from aiwrapper.chat._security import Send as SendMessage
 from aiwrapper.chat._state import ChatState, Configuration
 from aiwrapper.chat._view import ChatView, dump
 from aiwrapper.chat.data import ChatAppData
@@ -37,65 +53,7 @@ from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.store import UnknownConversation
 from cancel_token.aio import run_sync
 
-T = TypeVar("T", bound=msgspec.Struct)
-
-MAX_TEXT_CHARACTERS: Final = 200_000
-"""Of one message; by hand: about 50,000 tokens."""
-
-MAX_BODY_BYTES: Final = 4 * MAX_TEXT_CHARACTERS + 64 * 1024
-"""Of one request: four bytes are the most that a character takes, and there is room for the rest."""
-
-MAX_UPLOAD_BYTES: Final = MAX_ATTACHMENT_BYTES * 4 // 3 + 64 * 1024
-"""Of one attachment in base64."""
-
-MAX_TITLE_CHARACTERS: Final = 200
-MAX_NAME_CHARACTERS: Final = 200
-"""Of an attachment's name, the rest of which is left out."""
-
 STATIC: Final = Path(__file__).with_name("static")
-
-
-class _Send(msgspec.Struct):
-    run_id: str
-    text: str = ""
-    attachments: tuple[str, ...] = ()
-
-
-class _Edit(_Send, kw_only=True):
-    message_id: str
-
-
-class _Retry(msgspec.Struct):
-    run_id: str
-    message_id: str
-
-
-class _Run(msgspec.Struct):
-    run_id: str
-
-
-class _Switch(msgspec.Struct):
-    message_id: str
-
-
-class _Title(msgspec.Struct):
-    title: str
-
-
-class _Settings(msgspec.Struct):
-    model: str | msgspec.UnsetType | None = msgspec.UNSET
-    instructions: str | msgspec.UnsetType | None = msgspec.UNSET
-    tools: tuple[str, ...] | msgspec.UnsetType | None = msgspec.UNSET
-
-
-class _Nothing(msgspec.Struct):
-    pass
-
-
-class _Upload(msgspec.Struct):
-    name: str
-    media_type: str
-    data: str
 
 
 class ChatApp:
@@ -110,6 +68,7 @@ class ChatApp:
         token: a secret that every request has to know; None if everybody who reaches the server may ask.
         owner: who asks, for an application with several users: each sees their own chats only. What it returns is kept
             with each chat. It is called with the request, and raises Starlette's `HTTPException` for nobody.
+        heartbeat_seconds: how long a stream is silent at most.
     """
 
     def __init__(
@@ -119,17 +78,19 @@ class ChatApp:
         hosts: Collection[str] | None = None,
         token: str | None = None,
         owner: Callable[[Request], str] | None = None,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         self.wrapped = wrapped
         self.data: ChatAppData = wrapped.data
         self._owner = owner
+        self._heartbeat_seconds = heartbeat_seconds
         starlette = Starlette(
             routes=self._routes(),
             exception_handlers=dict.fromkeys((*_REFUSALS, HTTPException, ClientDisconnect), _refused),
         )
         self._app = Guard(starlette, hosts=hosts, token=token)
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: SendMessage) -> None:
         """Answer one request."""
         await self._app(scope, receive, send)
 
@@ -234,7 +195,8 @@ class ChatApp:
                 return None
             return self.data.state_at(chat_id, int(seen))
 
-        return _Raw(EventStream(self.data, chat_id, await run_sync(told)))
+        seen_state = await run_sync(told)
+        return _Raw(EventStream(self.data, chat_id, seen_state, heartbeat_seconds=self._heartbeat_seconds))
 
     async def _attachment(self, request: Request, chat_id: str) -> Response:
         attachment = await run_sync(self.data.attachments.get, chat_id, request.path_params["hash"])
@@ -250,7 +212,7 @@ class ChatApp:
     # Changing
 
     async def _create(self, request: Request) -> Response:
-        settings = await _body(request, _Settings)
+        settings = await read_body(request, Settings)
         who = self._who(request)
         configuration = self._configured(Configuration(owner=who), settings)
         chat_id = await run_sync(
@@ -259,7 +221,7 @@ class ChatApp:
         return _json({"id": chat_id})
 
     async def _send(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Send)
+        body = await read_body(request, Send)
 
         def send() -> Asked:
             return self.data.send_message(chat_id, self._said(chat_id, body), run_id=body.run_id)
@@ -267,7 +229,7 @@ class ChatApp:
         return _asked(await run_sync(send))
 
     async def _edit(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Edit)
+        body = await read_body(request, Edit)
 
         def edit() -> Asked:
             said = self._said(chat_id, body)
@@ -276,33 +238,33 @@ class ChatApp:
         return _asked(await run_sync(edit))
 
     async def _retry(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Retry)
+        body = await read_body(request, Retry)
         asked = await run_sync(self.data.retry_message, chat_id, body.message_id, run_id=body.run_id)
         return _asked(asked)
 
     async def _continue(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Run)
+        body = await read_body(request, Run)
         return _asked(await run_sync(self.data.continue_message, chat_id, run_id=body.run_id))
 
     async def _stop(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Run)
+        body = await read_body(request, Run)
         receipt = await run_sync(self.data.stop_message, chat_id, body.run_id)
         status = None if receipt.run is None else receipt.run.status
         return _json({"state": receipt.state, "status": status, "running": receipt.running})
 
     async def _switch(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Switch)
+        body = await read_body(request, Switch)
         return _position(await run_sync(self.data.switch_branch, chat_id, body.message_id))
 
     async def _title(self, request: Request, chat_id: str) -> Response:
-        body = await _body(request, _Title)
+        body = await read_body(request, Title)
         title = " ".join(body.title.split())
         if len(title) > MAX_TITLE_CHARACTERS:
             raise TooLarge(f"a title has at most {MAX_TITLE_CHARACTERS} characters")
         return _position(await run_sync(self.data.set_title, chat_id, title))
 
     async def _configure(self, request: Request, chat_id: str) -> Response:
-        settings = await _body(request, _Settings)
+        settings = await read_body(request, Settings)
 
         def change(before: Configuration) -> Configuration:
             return self._configured(before, settings)
@@ -310,11 +272,11 @@ class ChatApp:
         return _position(await run_sync(self.data.configure, chat_id, change))
 
     async def _delete(self, request: Request, chat_id: str) -> Response:
-        await _body(request, _Nothing)
+        await read_body(request, Nothing)
         return _position(await run_sync(self.data.delete, chat_id))
 
     async def _attach(self, request: Request, chat_id: str) -> Response:
-        upload = await _body(request, _Upload, limit=MAX_UPLOAD_BYTES)
+        upload = await read_body(request, Upload, limit=MAX_UPLOAD_BYTES)
         try:
             content = b64decode(upload.data, validate=True)
         except binascii.Error:
@@ -330,7 +292,7 @@ class ChatApp:
             {"hash": kept.hash, "name": kept.name, "media_type": kept.media_type, "bytes": len(content)}
         )
 
-    def _said(self, chat_id: str, body: _Send) -> list[UserPart]:
+    def _said(self, chat_id: str, body: Send) -> list[UserPart]:
         """What the user says with a request."""
         if len(body.text) > MAX_TEXT_CHARACTERS:
             raise TooLarge(f"a message has at most {MAX_TEXT_CHARACTERS:,} characters")
@@ -339,7 +301,7 @@ class ChatApp:
         parts: list[UserPart] = [self.data.attachments.get(chat_id, each).part for each in body.attachments]
         return parts if is_blank(body.text) and parts else [*parts, Text(body.text)]
 
-    def _configured(self, before: Configuration, settings: _Settings) -> Configuration:
+    def _configured(self, before: Configuration, settings: Settings) -> Configuration:
         """The settings with what a request changes of them."""
         given = {
             name: value
@@ -356,11 +318,11 @@ class ChatApp:
 class _Raw(Response):
     """A response that is an ASGI application of its own."""
 
-    def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
+    def __init__(self, app: Callable[[Message, Receive, SendMessage], Awaitable[None]]) -> None:
         super().__init__()
         self._app = app
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Message, receive: Receive, send: SendMessage) -> None:
         await self._app(scope, receive, send)
 
 
@@ -390,25 +352,6 @@ async def _refused(request: Request, error: Exception) -> Response:
         "There is no such thing here." if status == 404 else str(error)
     )  # the same for unknown and foreign
     return _error(status, code, words)
-
-
-async def _body(request: Request, kind: type[T], *, limit: int = MAX_BODY_BYTES) -> T:
-    """The body of a request.
-
-    Raises:
-        TooLarge: it has more than `limit` bytes; no more than that were read.
-        ValueError: it is not what is asked for.
-    """
-    body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"a request has at most {limit:,} bytes here")
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"the body is not what is asked for: {error}") from error
 
 
 def _asked(asked: Asked) -> Response:

@@ -21,8 +21,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Mount
 
-from aiwrapper import ChatAgent
+from aiwrapper import ChatAgent, RunStarted, Text, UserMessageAdded
 from aiwrapper.chat import ChatApp, ChatAppData, WrapChatAgent
+from aiwrapper.store import Store
 from aiwrapper.testing import FakeProvider, Say, Turn
 from cancel_token import CancelToken
 from cancel_token.aio import wait_cancelled
@@ -120,3 +121,30 @@ def test_an_application_mounts_the_chats_for_its_users(
     assert {(404, unknown.text)} == {(answer.status_code, answer.text) for answer in foreign}
     assert [] == listed
     assert rest is None
+
+
+def test_a_stream_is_never_silent_and_sees_what_other_programs_write(
+    provider: FakeProvider, tmp_path: Path, runtime: Callable[[Any, Config, CancelToken], None]
+) -> None:
+    with (
+        ChatAppData(tmp_path / "chats.db") as data,
+        WrapChatAgent(data, ChatAgent(lang_at(provider))) as wrapped,
+        serving(ChatApp(wrapped, heartbeat_seconds=0.05), runtime) as address,
+        httpx.Client(base_url=address, headers=SAME_ORIGIN, timeout=PATIENCE_SECONDS) as client,
+        Store(tmp_path / "chats.db") as other,  # it tells nobody, as `aiwrapper chat` does not
+    ):
+        chat = ChatClient(client, client.post("api/chats", json={}).json()["id"])
+        with chat.page() as page:
+            page.next_event()
+            with other.open(chat.id) as log:
+                log.append(UserMessageAdded("m", (Text("Hello?"),)))
+                log.append(RunStarted("r"))
+                while page.chat["run"] is None:
+                    page.next_event()
+            crashed = page.follow_until("r", "stopped")  # whoever ran it is gone
+            data.leave()
+            while page.next_event() is not None:
+                pass
+
+    assert page.comments
+    assert "crash" == crashed["reason"]

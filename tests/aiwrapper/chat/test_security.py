@@ -1,6 +1,7 @@
 """Who may ask the app for anything: requests as browsers, strangers and other people's pages send them."""
 
 import base64
+import socket
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 from aiwrapper.testing import FakeProvider
-from tests.aiwrapper.chat.servers import SAME_ORIGIN, ChatClient, Server
+from tests.aiwrapper.chat.servers import PATIENCE_SECONDS, SAME_ORIGIN, ChatClient, Server
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(20)).decode()
 SECRET = "a-secret-of-the-test"
@@ -249,3 +250,26 @@ def test_ids_can_not_be_guessed(server: Server) -> None:
 
     assert 5 == len(ids)
     assert all(len(bytes.fromhex(chat_id)) == 16 for chat_id in ids)
+
+
+def test_a_refusal_does_not_overtake_its_request(server: Server) -> None:
+    """Else the server closes the connection, and the next request on it finds it dead."""
+    host, _, port = server.address.removeprefix("http://").rstrip("/").rpartition(":")
+    head = (
+        f"POST /api/chats HTTP/1.1\r\nHost: {host}\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n"
+    )
+    with (
+        socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as line,
+        line.makefile("rb") as said,
+    ):
+        for _ in range(3):
+            line.sendall(head.encode())
+            line.sendall(b"body")  # a packet of its own, as most clients send it
+            status = said.readline()
+            length = 0
+            while (header := said.readline().strip().lower()) != b"":
+                if header.startswith(b"content-length:"):
+                    length = int(header.partition(b":")[2])
+            said.read(length)
+
+            assert status.startswith(b"HTTP/1.1 403")

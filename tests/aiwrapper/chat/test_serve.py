@@ -1,19 +1,29 @@
 """`aiwrapper serve` as a process: it is told to leave, it is killed, it is one of two."""
 
 import signal
+import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
 import httpx
 import pytest
+import trustme
 
 from aiwrapper._core.validity import validate
 from aiwrapper.chat import ChatAppData
 from aiwrapper.store import Store
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
-from tests.aiwrapper.chat.servers import PATIENCE_SECONDS, PROGRAM, Server, environment
+from tests.aiwrapper.chat.servers import (
+    PATIENCE_SECONDS,
+    PROGRAM,
+    SAME_ORIGIN,
+    ChatClient,
+    Server,
+    environment,
+)
 from tests.aiwrapper.gguf import write_counter
 
 STORY = Turn((Say(("Once upon ", "a time ", "there was ", "a river.")),))
@@ -205,3 +215,29 @@ def test_an_address_in_use_is_said_in_a_line(provider: FakeProvider, tmp_path: P
     assert (1, "") == (done.returncode, done.stdout)
     assert "Address already in use" in done.stderr
     assert 1 == done.stderr.count("\n")
+
+
+def test_with_a_certificate_it_speaks_https_and_http_2(provider: FakeProvider, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    files = ("--certificate", str(tmp_path / "chain.pem"), "--key", str(tmp_path / "key.pem"))
+    with Server.program(provider, tmp_path, *files) as server:
+        url = server.address.replace("127.0.0.1", "localhost")
+        with httpx.Client(
+            base_url=url, headers=SAME_ORIGIN, verify=context, http2=True, timeout=PATIENCE_SECONDS
+        ) as client:
+            made = client.post("api/chats", json={})
+            chat = ChatClient(client, made.json()["id"])
+            with ExitStack() as pages, provider.hold_at("headers") as hold:
+                following = [pages.enter_context(chat.page()) for _ in range(7)]
+                run_id = chat.send("Hello?")
+                assert hold.reached.wait(PATIENCE_SECONDS)
+                chat.done("stop", run_id=run_id)
+                for page in following:
+                    page.follow_until(run_id, "stopped")
+
+    assert "HTTP/2" == made.http_version
