@@ -40,8 +40,8 @@ class Holding:
     """
 
     def __init__(self, path: Path, *, busy_seconds: float) -> None:
-        self.store = Store(path, busy_seconds=busy_seconds, on_written=self._written)
-        self.telling = Telling()
+        self.store: Store = Store(path, busy_seconds=busy_seconds, on_written=self._written)
+        self.telling: Telling = Telling()
         self._lock = threading.Lock()  # guards what follows
         self._states: OrderedDict[str, ChatState] = OrderedDict()
         self._stops: OrderedDict[tuple[str, str], None] = OrderedDict()
