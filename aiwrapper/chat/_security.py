@@ -29,8 +29,8 @@ CONTENT_SECURITY_POLICY: Final = (
     f"require-trusted-types-for 'script'; trusted-types {TRUSTED_TYPES_POLICY}"
 )
 
-MAX_DRAINED_BYTES: Final = 256 * 1024
-"""Of a body that nobody wants; by hand. With more of it the connection is lost, which costs less."""
+MAX_DRAINED_BYTES: Final = 16 * 1024 * 1024
+"""Of a body that nobody wants; by hand: a person's photograph, so that its refusal is heard. More is cut off."""
 
 _HEADERS: Final = (
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
