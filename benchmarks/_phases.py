@@ -145,14 +145,15 @@ def print_heads() -> None:
     )
 
 
-def measure(case: Case, repeats: int) -> Row:
-    """Start, wait for the stall, stop, again and again."""
+def measure(case: Case, repeats: int, beside: Callable[[], object]) -> Row:
+    """Start, wait for the stall, stop, again and again; do something else beside each."""
     caller: list[float] = []
     peer: list[float] = []
     with case.open() as target:
         stop_once(target)  # warms up: imports, certificates, the first connection
         descriptors, threads = open_descriptors(), set(threading.enumerate())
         for _ in range(repeats):
+            beside()
             stopped_at, ended_at, hung_up_at = stop_once(target)
             caller.append(ended_at - stopped_at)
             if hung_up_at is not None:
@@ -186,21 +187,34 @@ def _left(descriptors: Mapping[int, str], threads: set[threading.Thread]) -> str
     return ", ".join(parts)
 
 
-def bare_shutdown(repeats: int) -> Row:
-    """What nothing can be faster than: `shutdown` of a socket on which a thread is blocked in `recv`."""
-    caller, peer = [], []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        for _ in range(repeats):
-            with socket.create_connection(listener.getsockname()) as near:
-                far, _ = listener.accept()
-                with far:
-                    receiving, watching = Call(partial(near.recv, 1)), Call(partial(wait_for_hang_up, far))
-                    time.sleep(SETTLE_SECONDS)
-                    stopped_at = time.perf_counter()
-                    near.shutdown(socket.SHUT_RDWR)
-                    caller.append(receiving.join().ended_at - stopped_at)
-                    peer.append(watching.join().ended_at - stopped_at)
-    return Row("a bare shutdown of a recv", Times.of(caller), Times.of(peer))
+class BareShutdowns:
+    """What nothing can be faster than: `shutdown` of a socket on which a thread is blocked in `recv`.
+
+    One is measured beside each stop, so that what else the machine does meets both alike.
+    """
+
+    def __init__(self) -> None:
+        self._caller: list[float] = []
+        self._peer: list[float] = []
+
+    def measure(self) -> None:
+        """One more."""
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as near,
+            listener.accept()[0] as far,
+        ):
+            receiving, watching = Call(partial(near.recv, 1)), Call(partial(wait_for_hang_up, far))
+            time.sleep(SETTLE_SECONDS)
+            stopped_at = time.perf_counter()
+            near.shutdown(socket.SHUT_RDWR)
+            self._caller.append(receiving.join().ended_at - stopped_at)
+            self._peer.append(watching.join().ended_at - stopped_at)
+
+    def row(self) -> Row:
+        """All of them so far."""
+        what = f"a bare shutdown of a recv, {len(self._caller):,} times"
+        return Row(what, Times.of(self._caller), Times.of(self._peer))
 
 
 def limits_from(bare: Row) -> Times:

@@ -8,12 +8,13 @@ behind. Its parts: `requests`, our transport alone; `agents`, whole agents in th
 official SDKs with our transport below them; `alone`, the same without us, which mostly never come back (5 repeats of
 2 seconds); `local`, the local model, if it is on this machine.
 
-It ends with status 1 if a row is over its limits: median max(2 ms, 5 x bare), p95 max(5 ms, 5 x its p95), nothing left;
-for agents nothing recorded after the stop, for SDKs nothing sent again, no next request refused. In trio and asyncio
-the p95 may be max(5 ms, 5 x a bare wake-up of the loop in the same run) above what the same phase takes in threads.
+It ends with status 1 if a row is over its limits: median max(2 ms, 5 x bare), p95 max(5 ms, 5 x its p95), nothing left
+behind, for agents nothing recorded after the stop, for SDKs nothing sent again, no next request refused. One bare
+shutdown is made beside each stop, and the limits are those of all of them so far. In trio and asyncio the p95 may be
+max(5 ms, 5 x a bare wake-up of the loop in the same run) above what the same phase takes in threads.
 
 Client and peer share one process and its interpreter lock, which costs both of them; real peers are farther away. Not
-measured: the time on a network. On a busy machine the p95 is the machine's: the row of the bare shutdown shows it.
+measured: the time on a network. On a busy machine the p95 is the machine's, of the bare shutdown, too.
 """
 
 import argparse
@@ -48,8 +49,9 @@ class Limits:
     """
 
     def __init__(self, repeats: int) -> None:
-        self.bare = _phases.bare_shutdown(repeats)
-        self.in_threads = _phases.limits_from(self.bare)
+        self.bare = _phases.BareShutdowns()
+        for _ in range(repeats):
+            self.bare.measure()
         self.wake_ups = {world.name: world.wake_up(repeats) for world in WORLDS if world.wake_up is not None}
         self._p95: dict[tuple[str, str, str], float] = {}
 
@@ -57,7 +59,7 @@ class Limits:
         wake_up = self.wake_ups.get(case.world)
         beside = self._p95.get((case.who, case.wire, case.phase))
         if wake_up is None or beside is None:
-            return self.in_threads
+            return _phases.limits_from(self.bare.row())
         return Times(math.inf, beside + max(5.0, 5 * wake_up.p95))
 
     def note(self, case: Case, caller: Times | None) -> None:
@@ -80,14 +82,14 @@ def main() -> int:
     print(_phases.describe_machine(), f"{options.repeats} repeats", sep=", ")
     _phases.print_heads()
     limits = Limits(10 * options.repeats)
-    limits.bare.show(None)
+    limits.bare.row().show(None)
     for name, wake_up in limits.wake_ups.items():
         print(f"{f'a bare wake-up of the loop of {name}':50} {wake_up} |", flush=True)
     over = []
     with _phases.certificates() as certificates:
         for case in cases(options.parts, certificates):
             if options.only in str(case):
-                row = _phases.measure(case, options.repeats)
+                row = _phases.measure(case, options.repeats, limits.bare.measure)
                 limits.note(case, row.caller)
                 row.show(limits.of(case))
                 if not row.keeps(limits.of(case)):
@@ -95,7 +97,9 @@ def main() -> int:
         if "alone" in options.parts:
             (dialect,) = (key for key, name in _sdk_phases.HOSTS.items() if name == options.sdk)
             _sdk_alone.print_alone(dialect, certificates, ALONE_REPEATS, options.only)
-    print(*(f"over: {what}" for what in over), sep="\n")
+    limits.bare.row().show(None)
+    for what in over:
+        print(f"over: {what}")
     print("a row is over its limits" if over else "all rows are within their limits")
     return 1 if over else 0
 
