@@ -162,11 +162,6 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         sys.audit("http.client.connect", self, self.host, self.port)
         return sock
 
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop has shut this connection down."""
-        return self._line is not None and self._line.hook.stopped
-
     def release_token(self) -> bool:
         """Belong to no request; say whether another one may be sent."""
         return self._line is None or self._line.release()

@@ -2,9 +2,11 @@
 
 import copy
 import gzip
+import io
 import pickle
 import queue
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +21,23 @@ from urllib3.util.retry import Retry
 from cancel_token._errors import Cancelled
 from cancel_token._token import CancelToken
 from cancel_token.http import BearerAuth, CancellableAdapter, Response, Session, StoppableRetry, use_token
+from cancel_token.testing import JumpingClock
 from tests.cancel_token.stalling import (
     BODY_PHASES,
     LINES,
     OK,
     UPLOAD,
     Call,
+    FullListener,
     Phase,
     StallingServer,
     no_descriptor_left,
 )
-from tests.cancel_token.transports import adapter_reporting, new_session, stop
+from tests.cancel_token.transports import adapter_reporting, new_session, open_connections, stop
+
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="fills a listener's queue the way Linux counts it"
+)
 
 
 @pytest.fixture
@@ -133,6 +141,40 @@ def test_nothing_is_delivered_after_the_stop_although_it_has_arrived(
         assert first
         with pytest.raises(Cancelled):
             next(items)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: file.read(1),
+        lambda file: file.read1(1),
+        lambda file: file.readline(),
+        lambda file: file.readinto(bytearray(1)),
+        lambda file: file.peek(),
+    ],
+)
+def test_what_lies_in_the_buffer_is_not_handed_out_after_the_stop(
+    read: Callable[[io.BufferedReader], object], server: StallingServer, session: Session
+) -> None:
+    server.phase = "between chunks"
+    token = CancelToken()
+    with session.get(server.url, stream=True, token=token) as response:
+        file = response.raw._fp.fp  # type: ignore[union-attr]  # no public way
+
+        assert read(file)
+        assert response.raw.fileno() == file.fileno()
+        token.cancel()
+        with pytest.raises(Cancelled):
+            read(file)
+
+
+def test_a_stopped_connection_that_is_given_back_is_closed(server: StallingServer, session: Session) -> None:
+    token = CancelToken()
+    response = session.get(server.url, stream=True, token=token)
+    token.cancel()
+    response.raw.release_conn()
+
+    assert [] == open_connections(session)
 
 
 @pytest.mark.parametrize("reader", ["iter_arrived", "iter_content", "iter_lines"])
@@ -291,6 +333,20 @@ def test_a_wait_that_the_server_asks_for_obeys(server: StallingServer) -> None:
     assert 1 == len(server.requests)
 
 
+def test_a_wait_that_the_server_asks_for_ends_in_time(server: StallingServer) -> None:
+    server.answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n"
+    clock = JumpingClock()
+    with new_session() as session:
+        session.mount(
+            "http://", CancellableAdapter(max_retries=StoppableRetry(total=2, status_forcelist=[503]))
+        )
+        with pytest.raises(requests.exceptions.RetryError):
+            session.get(server.url, token=CancelToken(clock=clock))
+
+    assert 3 == len(server.requests)
+    assert 2 * 3600 == clock.now()
+
+
 def test_a_retry_without_a_wait_asks_again(server: StallingServer) -> None:
     server.answer = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
     with new_session() as session:
@@ -370,6 +426,15 @@ def test_the_token_of_a_request_goes_before_the_bound_one(server: StallingServer
         with pytest.raises(Cancelled):
             session.get(server.url)
     assert b"ok" == session.get(server.url).content
+
+
+@linux_only
+def test_a_connect_that_takes_too_long_is_a_timeout(session: Session) -> None:
+    token = CancelToken()
+    with FullListener() as full, pytest.raises(requests.exceptions.ConnectTimeout):
+        session.get(f"http://127.0.0.1:{full.port}/", token=token, timeout=0.01)
+
+    assert 0 == token.stats().registrations
 
 
 def test_an_error_of_the_peer_stays_its_own(server: StallingServer, session: Session) -> None:

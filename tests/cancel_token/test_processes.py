@@ -250,6 +250,10 @@ class TestStop:
         assert [] == list(process)
         assert -signal.SIGTERM == process.wait()
 
+    def test_wait_drops_what_the_child_says_and_tells_its_status(self) -> None:
+        with Process(["sh", "-c", "echo much; exit 3"], token=CancelToken()) as process:
+            assert 3 == process.wait()
+
     def test_a_result_that_is_complete_is_kept(self) -> None:
         """T-S15: the child has ended by itself; the stop comes in the same moment."""
         token = CancelToken()

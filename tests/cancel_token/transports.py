@@ -76,6 +76,17 @@ def adapter_reporting(sending: threading.Event) -> CancellableAdapter:
     return Reporting()
 
 
+def open_connections(session: Session) -> list[object]:
+    """What lies in a session's pools and is connected."""
+    adapters: list[Any] = list(session.adapters.values())  # no public way
+    managers = [
+        manager for adapter in adapters for manager in (adapter.poolmanager, *adapter.proxy_manager.values())
+    ]
+    pools = [manager.pools[key] for manager in managers for key in manager.pools.keys()]  # noqa: SIM118
+    pooled = [connection for pool in pools for connection in list(pool.pool.queue)]
+    return [connection for connection in pooled if connection is not None and connection.sock is not None]
+
+
 @attrs.frozen
 class _RequestsClient:
     session: Session
@@ -85,15 +96,7 @@ class _RequestsClient:
         return self.session.post(url, data=body, token=token).content
 
     def left(self) -> list[object]:
-        adapters: list[Any] = list(self.session.adapters.values())  # no public way
-        managers = [
-            manager
-            for adapter in adapters
-            for manager in (adapter.poolmanager, *adapter.proxy_manager.values())
-        ]
-        pools = [manager.pools[key] for manager in managers for key in manager.pools.keys()]  # noqa: SIM118
-        pooled = [connection for pool in pools for connection in list(pool.pool.queue)]
-        return [connection for connection in pooled if connection is not None and connection.sock is not None]
+        return open_connections(self.session)
 
 
 @contextlib.contextmanager
