@@ -210,22 +210,24 @@ class Holding:
     def _ended(self, answering: Answering) -> None:
         with self._lock:
             self._answering.pop(answering.chat_id, None)
-            self._stops.pop((answering.chat_id, answering.run_id), None)
+        self._forget_stop(answering.chat_id, answering.run_id)
         self.give_back(answering.chat_id, answering.log)
 
     # Stopping
 
     def stop(self, chat_id: str, run_id: str, message: str) -> StopReceipt:
         """Stop this run and no other, wherever it is."""
+        is_ours = self._stop_here(chat_id, run_id, message)  # first of all: reading the log may take a while
         state = self.latest(chat_id)
         report: RunReport | None = state.run(run_id)
+        running = self.running(chat_id, state)
         if report is not None and report.status != "running":
-            return StopReceipt("ended", report, running=self.running(chat_id, state))
-        is_ours = self._stop_here(chat_id, run_id, message)
+            if not is_ours:
+                self._forget_stop(chat_id, run_id)
+            return StopReceipt("ended", report, running)
         if not is_ours:
             self._peers.stop(Stop(chat_id, run_id))
-        stopping = is_ours or report is not None
-        return StopReceipt("stopping" if stopping else "remembered", running=self.running(chat_id, state))
+        return StopReceipt("stopping" if is_ours or report is not None else "remembered", None, running)
 
     def is_stopping(self, chat_id: str, run_id: str) -> bool:
         """Whether this process has been asked to stop the run, or stops it by itself."""
@@ -247,6 +249,11 @@ class Holding:
             answering.token.cancel_and_report(CancelReason("user", message))
         self.telling.tell(chat_id, 0)
         return is_ours
+
+    def _forget_stop(self, chat_id: str, run_id: str) -> None:
+        """The run has ended: no stop waits for it."""
+        with self._lock:
+            self._stops.pop((chat_id, run_id), None)
 
     def _stop_for_peer(self, stop: Stop) -> None:
         self._stop_here(stop.chat_id, stop.run_id, "")

@@ -114,6 +114,10 @@ class ChatAppData:
         owner = configuration(first.settings).owner if isinstance(first, Configured) else None
         return self._owners.setdefault(chat_id, owner)
 
+    def knows_owner(self, chat_id: str) -> bool:
+        """Whether `owner` need not look into the store, so that it does not block."""
+        return chat_id in self._owners
+
     def state(self, chat_id: str) -> ChatState:
         """The chat as it is in the store."""
         state = self.latest(chat_id)
@@ -328,7 +332,6 @@ class ChatAppData:
             run_id: the run, whether it goes on, has ended, or has not been heard of yet.
             message: words for the log.
         """
-        self.state(chat_id)
         return self._holding.stop(chat_id, run_id, message)
 
     def switch_branch(self, chat_id: str, message_id: str) -> int:
