@@ -12,14 +12,14 @@ from attrs import evolve
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
 from aiwrapper._core.errors import Busy
 from aiwrapper._core.log import Sink, UserMessageAdded
-from aiwrapper._core.tools import Tool, tool
+from aiwrapper._core.tools import Tool, describe_exception, tool
 from aiwrapper._feed import Feed, Pipe
-from aiwrapper._run import Run, RunResult
+from aiwrapper._run import Driver, Run, RunResult
 from aiwrapper.drivers._run_thread import RunThread
 from aiwrapper.drivers._tool_calls import DEFAULT_GRACE_SECONDS, ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec, new_id
-from cancel_token import CancelToken
+from cancel_token import CancelKind, CancelReason, CancelToken
 from cancel_token.aio import Loop
 
 DEFAULT_MAX_TURNS: Final = 50
@@ -179,27 +179,37 @@ class Agent:
 
     def _driven(self, run: Run, executor: ToolCalls) -> RunResult:
         """Drive a run to its end, whatever happens."""
+        if not run.claim("thread"):
+            raise RuntimeError(f"run {run.run_id!r} was given up before its thread had begun")
         try:
             return complete(run, self._model, executor)
         except BaseException as error:
-            self._give_up(run.run_id, run, error)
+            self._give_up(run.run_id, run, error, driver="thread")
             raise
 
-    def _give_up(self, run_id: str, run: Run | None, error: BaseException) -> None:
+    def _give_up(
+        self, run_id: str, run: Run | None, error: BaseException, *, driver: Driver = "starter"
+    ) -> None:
         """End the run if an exception has kept it from ending itself: no Ctrl-C makes the agent busy for ever.
 
         Args:
             run_id: the run.
             run: it, as far as the caller has it.
             error: the exception.
+            driver: who gives it up. One that is driven by another is stopped, and ended by that one.
         """
         if run is None and self._claim.get(0) == run_id:
             run = self._run
             if run is None:
                 self._claim.pop(0)
-        if run is not None:
+        if run is None:
+            return
+        if run.claim(driver):
             run.interrupt(error)
             run.close(error)
+        else:
+            kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "closed"
+            run.stop(CancelReason(kind, f"whoever has begun it was interrupted: {describe_exception(error)}"))
 
     def _settled(self, run: Run) -> None:
         """The run has ended. May be interrupted and called again."""

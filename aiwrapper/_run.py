@@ -17,13 +17,13 @@ Then the entry that was being accepted counts as accepted before the stop.
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from attrs import evolve
 
 from aiwrapper._audience import Audience, SinkFailed
 from aiwrapper._core.agent import AgentMachine, Finished, Step
-from aiwrapper._core.conversation import State, run_report
+from aiwrapper._core.conversation import State, run_report, step
 from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError, StoreError
 from aiwrapper._core.log import (
     Entry,
@@ -49,6 +49,10 @@ from aiwrapper._run_result import last_text
 from cancel_token import Cancelled, CancelReason, CancelToken
 
 _FORCE: Final[dict[StopMode | None, int]] = {None: 0, "after_turn": 1, "after_step": 2, "now": 3}
+
+
+Driver: TypeAlias = Literal["starter", "thread"]
+"""Who drives a run: whoever has begun it, or the thread that was made for it."""
 
 
 class Run:
@@ -88,6 +92,9 @@ class Run:
         )
         self._audience = Audience(sink, subscribers)
         self._before = state  # what the entry that is being told came after
+        self._accepting: Entry | None = None  # for a stop that comes in the middle of it, in the same thread
+        # Who drives it, at 0: claimed by one atomic `setdefault`, as in `_agent.py` and for the same reason.
+        self._driver: dict[int, Driver] = {}
         self._ending: TerminalEntry | None = None
         self._is_settled = False
         self._now = now
@@ -122,6 +129,10 @@ class Run:
     def stop_mode(self) -> StopMode | None:
         """How it has been asked to stop; None if it has not. May be read from any thread."""
         return "now" if self.token.cancelled else self._stop_mode
+
+    def claim(self, driver: Driver) -> bool:
+        """Whether this one drives the run, to its end: the first who claims it, and no other after that."""
+        return self._driver.setdefault(0, driver) == driver
 
     def next_step(self) -> Step:
         """What to do next."""
@@ -163,9 +174,17 @@ class Run:
 
         When a stop `now` was accepted, no further entry of the answer is; a stop that lets something happen first
         can be followed by one that lets less. Callbacks that tools have registered run on the token's service thread.
+
+        Raises:
+            ValueError: there is no such mode.
         """
+        if mode not in _FORCE:
+            raise ValueError(f"there is no mode {mode!r}: it is 'now', 'after_step' or 'after_turn'")
         with self._lock:
-            if self.ended or self._is_answered:
+            entry, state = self._accepting, self.state
+            if entry is not None:  # we have interrupted its acceptance, which goes on after us
+                state = step(state, entry)
+            if self.run_id in state.runs or _is_answered(state):
                 return "already_finished"
             if self.token.cancelled:
                 return "already_stopping"
@@ -302,11 +321,6 @@ class Run:
             if self._stopped_where is None:
                 self._stopped_where = self._where
 
-    @property
-    def _is_answered(self) -> bool:
-        run = self.state.run
-        return run is not None and run.turn is None and not run.asks_again
-
     def _reason(self) -> CancelReason | None:
         """Why it was stopped from outside; None if it was not."""
         reason = self.token.reason
@@ -317,9 +331,10 @@ class Run:
     def _fail(self, kind: ErrorKind, error: Exception) -> None:
         failed = RunFailed(self.run_id, error=kind, message=_text(error), at=self._now())
         with self._lock:
+            self._ending = failed  # first: a stop that interrupts us here comes too late, and is told so
             stopped = self._reason() is not None
-            if not stopped:
-                self._ending = failed
+            if stopped:
+                self._ending = None
         if stopped:
             # Whoever shuts a socket expects the read to fail (S6). A log that fails is no consequence of a stop.
             self._error = error if isinstance(error, StoreError | OSError) else None
@@ -329,23 +344,23 @@ class Run:
             self._finish_ending()
 
     def _stopped(self) -> None:
-        if self._is_answered:
+        if _is_answered(self.state):
             self._end(RunFinished(self.run_id, at=self._now()))
             return
-        reason = self._reason() or self._later
-        if reason is None:  # Ctrl-C, while what a failure had left was waited for
-            reason = self.token.later_reasons[0]
-        if reason.at is not None:
-            self._latency_seconds = self.token.clock.now() - max(reason.at, self._begun_at)
-        self._end(
-            RunStopped(
+        with self._lock:
+            reason = self._reason() or self._later
+            if reason is None:  # Ctrl-C, while what a failure had left was waited for
+                reason = self.token.later_reasons[0]
+            if reason.at is not None:
+                self._latency_seconds = self.token.clock.now() - max(reason.at, self._begun_at)
+            self._ending = RunStopped(
                 self.run_id,
                 reason=reason.kind,
                 message=well_formed(reason.message),
                 where=self._stopped_where or self._where,
                 at=self._now(),
             )
-        )
+        self._finish_ending()
 
     def _end(self, entry: TerminalEntry) -> None:
         self._ending = entry
@@ -389,9 +404,11 @@ class Run:
         self._before = self.state
         self._audience.announce(entry)
         with self._lock:
+            self._accepting = entry
             accepted = also_when_stopped or not self.token.cancelled
             if accepted:
                 self._machine.append(entry)
+            self._accepting = None
         if not accepted:
             self._audience.forget()
             self.token.check()
@@ -399,6 +416,7 @@ class Run:
 
     def _resume(self) -> None:
         """Go on with what an exception interrupted between an entry's being accepted and everybody's having it."""
+        self._accepting = None
         entry = self._audience.entry
         if entry is None:
             return
@@ -431,6 +449,11 @@ class Run:
         """Make the entry that is being told one that has not happened: only the sink was asked so far."""
         self._machine = AgentMachine(self._before, self.run_id, max_turns=self._max_turns)
         self._audience.forget()
+
+
+def _is_answered(state: State) -> bool:
+    run = state.run
+    return run is not None and run.turn is None and not run.asks_again
 
 
 def _cause(failed: SinkFailed) -> Exception:

@@ -140,11 +140,6 @@ def current_binding() -> Binding:
         RuntimeError: This is no task of trio or asyncio.
     """
     trio_lowlevel = sys.modules.get("trio.lowlevel")  # where nobody has loaded trio, this is no task of it
-    if trio_lowlevel is not None:
-        try:
-            trio_lowlevel.current_task()  # in_trio_task() is newer than the oldest trio we allow
-        except RuntimeError:
-            pass
-        else:
-            return _trio_binding().current()
+    if trio_lowlevel is not None and trio_lowlevel.in_trio_task():
+        return _trio_binding().current()
     return _asyncio_binding().current()

@@ -3,6 +3,7 @@
 import contextvars
 import threading
 from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 from aiwrapper._run import Run, RunResult, StopMode, StopReceipt
@@ -39,6 +40,7 @@ class RunThread:
         self._ended = ended
         self._result: RunResult | None = None
         self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
         self._thread = threading.Thread(
             target=context.run,
             args=(self._drive,),
@@ -67,7 +69,7 @@ class RunThread:
         """
         self._thread.join()  # a matter of microseconds
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(self._traceback)  # or each who asks would add to it
         assert self._result is not None
         return self._result
 
@@ -75,7 +77,7 @@ class RunThread:
         try:
             self._result = self._work()
         except BaseException as error:
-            self._error = error
+            self._error, self._traceback = error, error.__traceback__
         finally:
             del self._work  # what it refers to is not held by whoever holds the handle
             self.over.cancel_and_report("the run is over")

@@ -11,7 +11,7 @@ thread.
 import contextvars
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
@@ -79,8 +79,7 @@ class ToolCalls:
         finally:  # a second Ctrl-C ends the waiting, not the truth
             for execution in executions:
                 execution.leave(run)
-            for execution in executions:
-                execution.log_result(run)
+            _log_results(executions, run)
 
     def _begin(
         self, pending: PendingCall, step: RunTools, run: Run, changes: "SimpleQueue[None]"
@@ -291,6 +290,22 @@ class _InTask(_Execution):
 
 
 _INTERRUPTED: Final = object()
+
+
+def _log_results(executions: Iterable[_Execution], run: Run) -> None:
+    """Append what has not been; a sink that fails at one keeps no other from being told (C7).
+
+    Raises:
+        SinkFailed: the sink did not take the first of them.
+    """
+    failed: SinkFailed | None = None
+    for execution in executions:
+        try:
+            execution.log_result(run)
+        except SinkFailed as error:
+            failed = error  # only once: it is told nothing more
+    if failed is not None:
+        raise failed
 
 
 def _finished(step: RunTools, pending: PendingCall, outcome: ToolOutcome, content: str) -> ToolFinished:

@@ -2,6 +2,8 @@
 
 import errno
 import sys
+import threading
+import time
 from collections.abc import Callable, Set
 from pathlib import Path
 from types import FrameType
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from aiwrapper import (
+    CancelReason,
     CancelToken,
     Entry,
     RunFailed,
@@ -17,6 +20,7 @@ from aiwrapper import (
     RunResult,
     RunStarted,
     RunStopped,
+    StopReceipt,
     StoreError,
     TextDelta,
     ToolFinished,
@@ -29,8 +33,12 @@ from aiwrapper import (
     tool,
     validate,
 )
-from aiwrapper._core.conversation import fold, settle
+from aiwrapper._core.conversation import Conversation, State, fold, settle
+from aiwrapper._run import Run
 from aiwrapper.drivers import _tool_calls, threads
+from aiwrapper.drivers._tool_calls import ToolCalls
+from aiwrapper.drivers.threads import complete
+from aiwrapper.model_spec import user_message
 from aiwrapper.store import Store
 from aiwrapper.testing import Call, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
@@ -313,6 +321,70 @@ def test_a_stop_from_a_signal_handler_passes_whatever_it_interrupts() -> None:
         assert not it.agent.busy
 
     assert lines > 200
+
+
+@pytest.mark.parametrize("ending", ["completed", "failed"])
+def test_the_receipt_of_a_stop_from_a_signal_handler_is_kept_whatever_it_interrupts(ending: str) -> None:
+    """It strikes in the thread that drives, which may be about to accept the very entry that ends the run."""
+    seen: set[tuple[StopReceipt, str]] = set()
+    lines = 0
+    struck = True
+    while struck:
+        body = render(SUM, "openai_chat")
+        transport = RecordedTransport(
+            [Recording((body if ending == "completed" else body[: len(body) // 2],))]
+        )
+        run = Run(
+            State(Conversation()),
+            "r",
+            user_message=user_message("Go"),
+            token=CancelToken.never(),
+            max_turns=1,
+            sink=None,
+            subscribers=(),
+            now=time.time,
+            settled=lambda run: None,
+        )
+        model = THREADS.recorded_agent(transport).lang.call()
+        receipts: list[StopReceipt] = []
+        striking = AtLine(lines, lambda: receipts.append(run.stop(CancelReason("user"))))  # noqa: B023  # called here
+        with striking:
+            status = complete(run, model, ToolCalls({})).status
+        struck = striking.struck
+        seen.update((receipt, status) for receipt in receipts)
+        lines += 1
+
+    assert seen == {("accepted", "stopped"), ("already_finished", ending)}
+    assert lines > 100
+
+
+def test_a_sink_that_fails_at_one_late_result_keeps_no_other_from_being_told() -> None:
+    both = threading.Barrier(3)
+
+    def late(*, token: CancelToken) -> str:
+        both.wait()
+        token.wait()
+        return "late"
+
+    turn = Turn((Call("one", ("{}",)), Call("two", ("{}",))))
+    transport = RecordedTransport([Recording((render(turn, "openai_chat"),))])
+    agent = THREADS.recorded_agent(transport, [tool(name="one")(late), tool(name="two")(late)])
+    token, told = CancelToken(), Acting()
+
+    class Full:
+        def append(self, entry: Entry, /) -> None:
+            if isinstance(entry, ToolFinished):
+                raise StoreError("the disk is full")
+
+    running = Background(agent.run, "Go", token=token, sink=Full(), subscribers=[told])
+    both.wait()
+    token.cancel()
+    result = running.result()
+
+    assert result.stop is not None
+    assert [report.outcome for report in result.stop.tools] == ["returned", "returned"]
+    assert isinstance(result.error, StoreError)
+    assert sum(isinstance(entry, ToolFinished) for entry in told.log) == 2
 
 
 def test_ctrl_c_at_any_line_ends_the_run_once_and_leaves_the_agent_free() -> None:

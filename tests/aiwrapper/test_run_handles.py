@@ -405,6 +405,40 @@ def test_a_stop_reaches_a_real_server_and_the_next_message_is_taken(world: World
     assert after.status == "completed"
 
 
+def test_a_mode_that_is_none_is_refused(world: World) -> None:
+    agent = world.recorded_agent(said(HELLO))
+    run = agent.start("Hi")
+    with pytest.raises(ValueError, match="there is no mode 'soon'"):
+        run.stop(mode="soon")  # type: ignore[arg-type]  # the point
+
+    assert run.wait().status == "completed"
+
+
+def test_ctrl_c_while_a_run_is_being_started_leaves_it_to_its_thread_alone(world: World) -> None:
+    """The thread may drive it already, and two who end one run would end it twice."""
+    recording, hold = silent_after(b'"Hel"')
+    agent = world.recorded_agent(RecordedTransport([recording, Recording((bytes_of(SUM),))]))
+    ended = threading.Event()
+    told = Acting(is_a(RunStopped), ended.set)
+    start = threading.Thread.start
+
+    def interrupted(self: threading.Thread) -> None:
+        start(self)
+        hold.reached.wait()
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            agent.start("Hi", subscribers=[told])
+    ended.wait()
+
+    assert sum(isinstance(entry, RunStopped) for entry in told.log) == 1
+    assert isinstance(told.log[-1], RunStopped)
+    assert told.log[-1].reason == "signal"
+    assert agent.run("Again").status == "completed"
+
+
 # stopping later
 
 
