@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from queue import SimpleQueue
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypedDict, TypeVar, Unpack
 
 import anyio
 import attrs
@@ -44,6 +44,23 @@ WORLDS: tuple[WorldName, ...] = ("threads", "trio", "asyncio")
 Tools = Iterable[Tool[..., object] | Callable[..., object]]
 
 
+class How(TypedDict, total=False):
+    """What every way to have an answer takes."""
+
+    token: CancelToken | None
+    conversation: Conversation | None
+    sink: Sink | None
+    subscribers: Iterable[Sink]
+
+
+class Question(TypedDict, total=False):
+    """What every question without an agent takes."""
+
+    instructions: str
+    token: CancelToken | None
+    subscribers: Iterable[Sink]
+
+
 class HandleFace(Protocol):
     """What is asked of a run that was started."""
 
@@ -73,37 +90,21 @@ class AgentFace(Protocol):
     def run(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> RunResult: ...
     def stream(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> Generator[Entry, None, None]: ...
     def continue_(
         self,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> RunResult: ...
     def start(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> HandleFace: ...
     def as_tool(
         self, name: str, description: str, *, started: Callable[[HandleFace], object] | None = None
@@ -172,29 +173,17 @@ class LoopAgent:
     def run(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> RunResult:
-        run = partial(
-            self.agent.run, said, token=token, conversation=conversation, sink=sink, subscribers=subscribers
-        )
+        run = partial(self.agent.run, said, **how)
         return anyio.run(run, backend=self._runtime)
 
     def stream(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> Generator[Entry, None, None]:
-        entries = self.agent.stream(
-            said, token=token, conversation=conversation, sink=sink, subscribers=subscribers
-        )
+        entries = self.agent.stream(said, **how)
 
         def blocking() -> Generator[Entry, None, None]:
             with start_blocking_portal(self._runtime) as portal:
@@ -212,29 +201,17 @@ class LoopAgent:
 
     def continue_(
         self,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> RunResult:
-        go_on = partial(
-            self.agent.continue_, token=token, conversation=conversation, sink=sink, subscribers=subscribers
-        )
+        go_on = partial(self.agent.continue_, **how)
         return anyio.run(go_on, backend=self._runtime)
 
     def start(
         self,
         said: Said,
-        *,
-        token: CancelToken | None = None,
-        conversation: Conversation | None = None,
-        sink: Sink | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[How],
     ) -> LoopHandle:
-        start = partial(
-            self.agent.start, said, token=token, conversation=conversation, sink=sink, subscribers=subscribers
-        )
+        start = partial(self.agent.start, said, **how)
         if any(tool.is_async for tool in self.tools.values()):
             return LoopHandle(self._start_in_a_loop(start), self._runtime)
         return LoopHandle(start(), self._runtime)
@@ -267,18 +244,12 @@ class LangFace(Protocol):
     def ask(
         self,
         said: Said,
-        *,
-        instructions: str = "",
-        token: CancelToken | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[Question],
     ) -> RunResult: ...
     def chat(
         self,
         conversation: Conversation,
-        *,
-        instructions: str = "",
-        token: CancelToken | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[Question],
     ) -> RunResult: ...
     def ask_for_object(
         self,
@@ -301,25 +272,17 @@ class LoopLang:
     def ask(
         self,
         said: Said,
-        *,
-        instructions: str = "",
-        token: CancelToken | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[Question],
     ) -> RunResult:
-        ask = partial(self.lang.ask, said, instructions=instructions, token=token, subscribers=subscribers)
+        ask = partial(self.lang.ask, said, **how)
         return anyio.run(ask, backend=self.runtime)
 
     def chat(
         self,
         conversation: Conversation,
-        *,
-        instructions: str = "",
-        token: CancelToken | None = None,
-        subscribers: Iterable[Sink] = (),
+        **how: Unpack[Question],
     ) -> RunResult:
-        chat = partial(
-            self.lang.chat, conversation, instructions=instructions, token=token, subscribers=subscribers
-        )
+        chat = partial(self.lang.chat, conversation, **how)
         return anyio.run(chat, backend=self.runtime)
 
     def ask_for_object(
