@@ -133,6 +133,8 @@ class HttpTransport:
             media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code != 200 or media_type not in _STREAM_TYPES:
                 raise NotAStream(response.status_code, headers, _beginning(response, request.url))
+            # What has asked for the stream is of no use to it: some 4 KiB, of which there may be thousands for minutes.
+            del response.request, response.headers, response.cookies, headers
             yield _pieces(response, request.url)
 
     def close(self) -> None:
