@@ -33,6 +33,7 @@ MAX_DRAINED_BYTES: Final = 16 * 1024 * 1024
 """Of a body that nobody wants; by hand: a person's photograph, so that its refusal is heard. More is cut off."""
 
 _HEADERS: Final = (
+    (b"cache-control", b"no-cache"),  # so that an upgrade reaches every page
     (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
@@ -64,6 +65,7 @@ class Guard:
         self._hosts = None if hosts is None else frozenset(name.lower() for name in hosts)
         # The cookie holds a digest: other servers on other ports of this host are sent it, too.
         self._digest = None if token is None else sha256(token.encode()).hexdigest()
+        self._cookie = f"{_COOKIE}_{(self._digest or '')[:8]}"  # and each has a name of its own
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -99,7 +101,7 @@ class Guard:
 
     def _knows_token(self, scope: Message, headers: dict[str, str]) -> bool:
         try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(_COOKIE)
+            cookie = SimpleCookie(headers.get("cookie", "")).get(self._cookie)
         except CookieError:
             cookie = None
         given = "" if cookie is None else cookie.value
@@ -118,7 +120,7 @@ class Guard:
         if not self._is_digest(digest):
             return False
         secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = f"{_COOKIE}={digest}; Path={root or '/'}; HttpOnly; SameSite=Strict{secure}"
+        cookie = f"{self._cookie}={digest}; Path={root or '/'}; HttpOnly; SameSite=Strict{secure}"
         # Not a redirect by status: a Strict cookie would not be sent with it if the link was clicked elsewhere.
         headers = [
             (b"set-cookie", cookie.encode()),

@@ -25,6 +25,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -131,7 +132,7 @@ class ChatAppData:
 
     def state_at(self, chat_id: str, position: int) -> ChatState | None:
         """The chat as it was after so many entries; None if it has not had so many."""
-        entries = ((number, entry) for number, entry in self._store.entries(chat_id) if number <= position)
+        entries = takewhile(lambda numbered: numbered[0] <= position, self._store.entries(chat_id))
         state = advanced(ChatState(), entries)
         return state if state.position == position else None
 

@@ -1,5 +1,6 @@
 """The chats and whoever answers in them, without a page: a real store, a fake provider over real sockets."""
 
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import trio
 from attrs import evolve
 
-from aiwrapper import AssistantMessage, ChatAgent, Text, UserMessage, validate
+from aiwrapper import AssistantMessage, ChatAgent, Configured, Text, UserMessage, validate
 from aiwrapper.chat import ChatAppData, Configuration, Leaving, Running, UnknownMessage, WrapChatAgent
 from aiwrapper.store import Store, UnknownConversation
 from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Turn
@@ -439,3 +440,148 @@ def test_a_tool_that_runs_is_stopped_with_its_run(data: ChatAppData, provider: F
     assert report is not None
     assert ("stopped", "user", "running_tools") == (report.status, report.reason, report.where)
     assert "Hello from the fake." == said(data, chat_id)[-1]
+
+
+def test_a_run_that_gets_no_thread_has_failed_and_the_chat_is_free(
+    data: ChatAppData, wrapped: WrapChatAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name.startswith("run "):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    chat_id = data.create()
+    asked = data.send_message(chat_id, "Hello?")
+    failed = data.wait_ended(chat_id, asked.run_id).run(asked.run_id)
+    monkeypatch.undo()
+    again = data.retry_message(chat_id, asked.message_id)
+    data.wait_ended(chat_id, again.run_id)
+
+    assert failed is not None
+    assert ("failed", "internal") == (failed.status, failed.reason)
+    assert ["Hello?", "Hello from the fake."] == said(data, chat_id)
+
+
+def test_another_process_stops_follows_and_waits_for_a_run(
+    data: ChatAppData, wrapped: WrapChatAgent, provider: FakeProvider
+) -> None:
+    chat_id = data.create()
+    with ChatAppData(data.path) as other, provider.hold_at("headers") as hold:
+        asked = data.send_message(chat_id, "Hello?")
+        assert hold.reached.wait(PATIENCE_SECONDS)
+        other.note_crash(chat_id)  # it goes on, so there is none
+        with pytest.raises(Running):
+            other.set_title(chat_id, "Tea")
+        with pytest.raises(Running):
+            other.send_message(chat_id, "Me too")
+        receipt = other.stop_message(chat_id, asked.run_id)
+        report = other.wait_ended(chat_id, asked.run_id).run(asked.run_id)
+        other.set_title(chat_id, "Tea")
+
+    assert ("stopping", asked.run_id) == (receipt.state, receipt.running)
+    assert report is not None
+    assert ("stopped", "user") == (report.status, report.reason)
+
+
+def test_a_stop_is_remembered_in_whichever_process_the_run_comes_to(
+    data: ChatAppData, wrapped: WrapChatAgent, provider: FakeProvider
+) -> None:
+    chat_id = data.create()
+    with ChatAppData(data.path) as other:
+        told = threading.Event()
+        unsubscribe = data.subscribe(lambda changed, number: told.set())
+        other.stop_message(chat_id, "one")
+        assert told.wait(PATIENCE_SECONDS)
+        unsubscribe()
+    data.send_message(chat_id, "Hello?", run_id="one")
+    report = data.wait_ended(chat_id, "one").run("one")
+
+    assert report is not None
+    assert ("stopped", "before_start") == (report.status, report.where)
+    assert () == provider.requests
+
+
+def test_only_so_many_stops_are_remembered(
+    data: ChatAppData, wrapped: WrapChatAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiwrapper.chat._holding.KEPT_STOPS", 2)
+    chat_id = data.create()
+    for run_id in ("one", "two", "three"):
+        data.stop_message(chat_id, run_id)
+    statuses = []
+    for run_id in ("one", "two", "three"):
+        data.send_message(chat_id, "Hello?", run_id=run_id)
+        report = data.wait_ended(chat_id, run_id).run(run_id)
+        assert report is not None
+        statuses.append(report.status)
+
+    assert ["completed", "stopped", "stopped"] == statuses
+
+
+def test_a_chat_that_was_forgotten_is_read_again(
+    data: ChatAppData, wrapped: WrapChatAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiwrapper.chat._holding.KEPT_STATES", 1)
+    chats = [data.create() for _ in range(3)]
+    for chat_id in chats:
+        answered(data, chat_id, f"Hello from {chat_id}?")
+
+    assert [[f"Hello from {chat_id}?", "Hello from the fake."] for chat_id in chats] == [
+        said(data, chat_id) for chat_id in chats
+    ]
+
+
+def test_what_is_attached_is_a_part_of_a_message(
+    data: ChatAppData, wrapped: WrapChatAgent, provider: FakeProvider
+) -> None:
+    chat_id = data.create()
+    kept = data.attach(chat_id, name='a "b"\n.txt', media_type="text/plain", content=b"It flows.")
+    again = data.attach(chat_id, name="c.txt", media_type="text/plain", content=b"It flows.")
+    asked = data.send_message(chat_id, [kept.part, Text("What is this?")])
+    data.wait_ended(chat_id, asked.run_id)
+    sent = provider.requests[0].json()["messages"][0]["content"]
+
+    assert kept.hash == again.hash
+    assert '<attachment name="a _b__.txt">\nIt flows.\n</attachment>' in sent
+
+
+def test_who_answers_can_be_a_block_of_a_task(data: ChatAppData, provider: FakeProvider) -> None:
+    chat_id = data.create()
+
+    async def main() -> None:
+        async with WrapChatAgent(data, ChatAgent(lang_at(provider))):
+            asked = await trio.to_thread.run_sync(data.send_message, chat_id, "Hello?")
+            state = data.state(chat_id)
+            while asked.run_id not in state.log.runs:
+                state = await data.wait_changed_async(chat_id, state.position)
+
+    trio.run(main)
+
+    assert ["Hello?", "Hello from the fake."] == said(data, chat_id)
+
+
+def test_settings_that_no_run_could_have_are_refused(wrapped: WrapChatAgent) -> None:
+    wrapped.configurable(Configuration(tools=("look",)))
+    with pytest.raises(ValueError, match="model"):
+        wrapped.configurable(Configuration(model="nobody"))
+    with pytest.raises(ValueError, match="tool"):
+        wrapped.configurable(Configuration(tools=("nothing",)))
+
+
+def test_settings_of_another_application_mean_nothing_here(data: ChatAppData) -> None:
+    chat_id = data.create()
+    with Store(data.path) as other, other.open(chat_id) as log:
+        log.append(Configured('{"model": 7}'))
+
+    assert Configuration() == data.state(chat_id).configuration
+
+
+def test_running_is_said_well_and_pickles() -> None:
+    error = Running("one")
+    again = pickle.loads(pickle.dumps(error))
+
+    assert "stop it first" in str(again)
+    assert "one" == again.run_id
