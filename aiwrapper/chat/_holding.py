@@ -209,7 +209,9 @@ class Holding:
 
     def _ended(self, answering: Answering) -> None:
         with self._lock:
-            self._answering.pop(answering.chat_id, None)
+            if self._answering.get(answering.chat_id) is not answering:
+                return  # given back before: the chat may be somebody else's by now
+            del self._answering[answering.chat_id]
         self._forget_stop(answering.chat_id, answering.run_id)
         self.give_back(answering.chat_id, answering.log)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from aiwrapper._core.log import RunFailed, RunStarted
+from aiwrapper._core.log import RunFailed, RunStarted, RunStopped, TerminalEntry
 from aiwrapper._core.tools import Tool, describe_exception
 from aiwrapper._run import Run, RunResult
 from aiwrapper.agents import ChatAgent
@@ -112,16 +112,23 @@ class WrapChatAgent:
         )
         with self._lock:
             closed = self._closed
-            self._threads[thread] = answering
-        if closed is not None:  # it was asked for before we were closed
-            answering.token.cancel(closed)
+            if closed is None:
+                self._threads[thread] = answering
+        if (
+            closed is not None
+        ):  # it was asked for just before, and nobody would wait for a thread that begins now
+            _end(
+                answering,
+                RunStopped(answering.run_id, reason=closed.kind, message=closed.message, at=time.time()),
+            )
+            return
         try:
             thread.start()
         except RuntimeError as error:  # no more threads
             with self._lock:
                 del self._threads[thread]
-            _note_failure(answering, error)
-            answering.release()
+            message = describe_exception(error)
+            _end(answering, RunFailed(answering.run_id, error="internal", message=message, at=time.time()))
 
     def _run_to_the_end(self, answering: Answering) -> None:
         try:
@@ -162,11 +169,13 @@ def _chosen(
     return {name: tools[name] for name in settings.tools if name in tools}
 
 
-def _note_failure(answering: Answering, error: Exception) -> None:
-    answering.log.append(RunStarted(answering.run_id, at=time.time()))
-    answering.log.append(
-        RunFailed(answering.run_id, error="internal", message=describe_exception(error), at=time.time())
-    )
+def _end(answering: Answering, ending: TerminalEntry) -> None:
+    """End a run that nobody has begun."""
+    try:
+        answering.log.append(RunStarted(answering.run_id, at=time.time()))
+        answering.log.append(ending)
+    finally:
+        answering.release()
 
 
 def _nobody(run: Run) -> None:

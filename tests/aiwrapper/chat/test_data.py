@@ -585,3 +585,19 @@ def test_running_is_said_well_and_pickles() -> None:
 
     assert "stop it first" in str(again)
     assert "one" == again.run_id
+
+
+def test_what_is_asked_for_at_the_moment_of_closing_is_stopped(
+    data: ChatAppData, provider: FakeProvider
+) -> None:
+    wrapped = WrapChatAgent(data, ChatAgent(lang_at(provider)))
+    wrapped.close()
+    data.answer_with(wrapped._answer)  # whoever asked had it in the hand already
+    chat_id = data.create()
+    asked = data.send_message(chat_id, "Hello?")
+    report = data.state(chat_id).run(asked.run_id)
+
+    assert report is not None
+    assert ("stopped", "shutdown") == (report.status, report.reason)
+    assert () == wrapped.running
+    assert not data.is_answering(chat_id)
