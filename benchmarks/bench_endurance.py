@@ -13,6 +13,7 @@ Left out: the store, the local model, TLS; many runs at once, which `bench_many`
 """
 
 import argparse
+import ctypes
 import gc
 import itertools
 import random
@@ -219,6 +220,7 @@ class Left:
     @classmethod
     def now(cls, root: CancelToken) -> "Left":
         gc.collect()
+        _give_back_free_memory()
         stats = root.stats()
         return cls(
             stats.registrations + stats.children + stats.waiting,
@@ -236,6 +238,14 @@ class Left:
             and abs(self.objects - first.objects) <= OBJECTS
             and self.memory_kib - first.memory_kib <= GROWTH_KIB
         )
+
+
+def _give_back_free_memory() -> None:
+    """Let the process's memory be what is in use: glibc keeps what thousands of threads have freed, in their arenas."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):
+            libc.malloc_trim(0)
 
 
 def endure(count: int, say: Callable[[str], object]) -> Sequence[Left]:
