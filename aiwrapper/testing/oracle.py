@@ -93,7 +93,7 @@ class Evidence:
         token: what stops it; None for one that could not be stopped.
         interrupted: whether an exception that was not ours went through it (S9).
         at_stop: the agent's conversation as it was when `cancel()` had returned; None if nobody looked then.
-        ended_at_stop: whether the run had ended by then.
+        ended_at_stop: whether the run had ended by then; None if nobody knows, then it may have.
         at_end: the agent's conversation as a subscriber saw it when it was told the end; None if nobody looked.
         busy_at_end: whether the agent called itself busy then, so that no next message could be said.
         requests: what the provider saw of this run, in order.
@@ -109,7 +109,7 @@ class Evidence:
     token: CancelToken | None = None
     interrupted: bool = False
     at_stop: Conversation | None = None
-    ended_at_stop: bool = False
+    ended_at_stop: bool | None = False
     at_end: Conversation | None = None
     busy_at_end: bool = False
     requests: Sequence[FakeRequest] | None = None
@@ -182,7 +182,8 @@ def _kept_and_told(evidence: Evidence) -> Iterator[Violation]:
 def _status(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
     """S2, S3, S6, S9: the run ended as what happened to it says."""
     result, stop, token = evidence.result, evidence.result.stop, evidence.token
-    asked_to_stop = token is not None and token.cancelled and not evidence.ended_at_stop
+    reason = None if token is None or evidence.ended_at_stop else token.reason
+    asked_to_stop = reason is not None and evidence.ended_at_stop is False
     answered = _is_answered(entries)
     if (stop is None) != (result.status != "stopped"):
         yield Violation("S1", "result.stop", f"a {result.status} run has the stop report {stop}")
@@ -190,7 +191,7 @@ def _status(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]
         yield Violation("S2", "result.status", "completed, and the provider has not said its end")
     if result.status == "failed" and result.error is None:
         yield Violation("S6", "result.error", "it failed, and nobody knows why")
-    if asked_to_stop and token is not None and token.reason is not None:
+    if asked_to_stop:
         if answered and result.status != "completed":
             yield Violation(
                 "S2", "result.status", f"{result.status}, and the answer was whole before the stop"
@@ -201,7 +202,8 @@ def _status(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]
             )
         if not answered and result.error is not None:
             yield Violation("S6", "result.error", f"the stop is told as the error {result.error!r}")
-        reason = token.reason.cause or token.reason
+    if reason is not None:
+        reason = reason.cause or reason
         if stop is not None and (stop.reason, stop.message) != (reason.kind, reason.message):
             yield Violation(
                 "S3", "result.stop", f"{stop.reason} {stop.message!r}, and the reason was {reason}"

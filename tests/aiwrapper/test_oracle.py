@@ -35,8 +35,8 @@ def seen(k: int | None) -> Evidence:
     """A run that is stopped at its k-th point."""
     talk = Talk("openai_chat", SCRIPT)
     with cancel_at(k) as shot:
-        result = talk.run(shot.token)
-    return talk.evidence(result, shot.token)
+        talk.run(shot.token)
+    return talk.evidence()
 
 
 def stopped_when(condition: Callable[[Evidence], bool]) -> Evidence:
@@ -51,8 +51,8 @@ def in_a_text(evidence: Evidence) -> bool:
 def stopped_in_a_tool() -> Evidence:
     talk, token = Talk("openai_chat", SCRIPT), CancelToken()
     acting = Acting(lambda entry: isinstance(entry, ToolStarted) and entry.index == 1, token.cancel)
-    result = talk.run(token, others=[acting])
-    return talk.evidence(result, token)
+    talk.run(token, others=[acting])
+    return talk.evidence()
 
 
 def rules(evidence: Evidence) -> set[str]:
@@ -160,7 +160,10 @@ WHOLE: dict[str, tuple[str, Change]] = {
     "a result that no tool has returned": ("C7", lambda e: evolve(e, effects=[])),
     "an end that the provider has not said": ("S2", lambda e: without(e, TurnFinished)),
     "a result that is missing in the log": ("C7", lambda e: without(e, ToolFinished)),
-    "a stop that is not told": ("S6", lambda e: evolve(without(e, TurnFinished), token=cancelled())),
+    "a stop that is not told": (
+        "S6",
+        lambda e: evolve(without(e, TurnFinished), token=cancelled(), ended_at_stop=False),
+    ),
     "a whole answer that counts as stopped": ("S2", lambda e: called_stopped(e)),
 }
 
@@ -175,7 +178,13 @@ def called_stopped(evidence: Evidence) -> Evidence:
     end = RunStopped(evidence.result.run_id, reason="user", message="cancelled")
     log = [end if isinstance(entry, RunFinished) else entry for entry in evidence.heard[0]]
     stop = stopped_when(in_a_text).result.stop
-    return evolve(ended(evidence, status="stopped", stop=stop), heard=[log], stored=log, token=cancelled())
+    return evolve(
+        ended(evidence, status="stopped", stop=stop),
+        heard=[log],
+        stored=log,
+        token=cancelled(),
+        ended_at_stop=False,
+    )
 
 
 @pytest.mark.parametrize(("rule", "change"), IN_A_TEXT.values(), ids=IN_A_TEXT)

@@ -2,11 +2,16 @@
 
 import itertools
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Generic, TypeVar
+
+from attrs import evolve
 
 from aiwrapper import (
     AssistantMessage,
+    AsyncChatAgent,
     CancelToken,
     ChatAgent,
     Conversation,
@@ -29,10 +34,12 @@ from aiwrapper import (
     tool,
     validate,
 )
+from aiwrapper._agent import Agent
 from aiwrapper._core.validity import changes
 from aiwrapper.testing import Answer, DialectName
-from aiwrapper.testing.oracle import Effect, Evidence
+from aiwrapper.testing.oracle import Effect, Evidence, assert_rules_kept
 from aiwrapper.testing.scripted import ScriptedTransport
+from cancel_token.testing import Outcome
 
 DIALECTS: tuple[DialectName, ...] = ("openai_chat", "anthropic")
 
@@ -75,7 +82,7 @@ class Quarrelsome(Ear):
 class AtTheEnd:
     """A subscriber that looks at the agent when it is told the end (E3)."""
 
-    def __init__(self, agent: ChatAgent) -> None:
+    def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.conversation: Conversation | None = None
         self.busy = False
@@ -86,63 +93,76 @@ class AtTheEnd:
             self.busy = self.agent.busy
 
 
-class Talk:
-    """An agent, its provider in this process, its tools, and what is known of its last run."""
+A = TypeVar("A", bound=Agent)
 
-    def __init__(
-        self, dialect: DialectName, script: Iterable[Answer], *, before: Conversation = BEFORE
-    ) -> None:
+
+class Subject(Generic[A]):
+    """An agent, its provider in this process, its tools, and what is known of its last run.
+
+    Args:
+        agent: makes the agent of a language, tools and what was said before.
+        dialect: what its provider speaks.
+        script: what its provider says.
+    """
+
+    def __init__(self, agent: type[A], dialect: DialectName, script: Iterable[Answer]) -> None:
         self.transport = ScriptedTransport(dialect, script)
         self.effects: list[Effect] = []
-        self.agent = ChatAgent(
+        self.agent = agent(
             lang_of(self.transport),
             TOOLS,
-            conversation=before,
+            conversation=BEFORE,
             tool_grace_seconds=3600.0,  # of a clock that nobody moves: a tool that does not obey hangs
         )
-        self._forget()
+        self.token = CancelToken.never()
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """What is known of the last run."""
         self.before = self.agent.conversation
         self.ears = (Ear(), Ear())
         self.sink = Ear()
         self.at_end = AtTheEnd(self.agent)
         self.order = Order()
         self.at_stop: Conversation | None = None
-        self.ended_at_stop = False
+        self.ended_at_stop: bool | None = False
         self._results_before = self.agent.last_result
         self._requests_before = len(self.transport.requests)
         self.effects.clear()
 
-    def run(self, token: CancelToken, said: str = "Go", *, others: Iterable[Sink] = ()) -> RunResult:
-        """Say something; `others` are subscribers, too."""
+    @contextmanager
+    def listening(self, token: CancelToken) -> Iterator[Iterable[Sink]]:
+        """Around a run: who is to be told of it. Notes how things are when the stop has passed."""
+        self.token = token
         _effects.set(self.effects)  # tools run in a copy of our context
         _order.set(self.order)
-        with token.on_cancel(self._note_stop):
-            return self.agent.run(
-                said,
-                token=token,
-                sink=self.sink,
-                subscribers=(self.ears[0], Quarrelsome(), self.order, self.at_end, self.ears[1], *others),
-            )
+        with token.on_cancel(
+            self._note_stop
+        ):  # ours is older than the run's, so the run has heard of it before
+            yield (self.ears[0], Quarrelsome(), self.order, self.at_end, self.ears[1])
+        if self.at_stop is None:
+            # A stop that comes later finds nothing. One whose callback was just not called may have found anything.
+            self.ended_at_stop = True if token.reason is None else None
 
     def _note_stop(self) -> None:
-        """How things are when the stop has passed: it has reached the run before it comes here."""
         run = self.agent._run
-        self.ended_at_stop = self.agent.last_result is not self._results_before or (
-            run is not None and run.ended
-        )
+        if self.agent.last_result is not self._results_before or (run is not None and run.ended):
+            self.ended_at_stop = (
+                None  # a second thread's stop may have come before the end, and to us after it
+            )
         self.at_stop = self.agent.conversation
-        self.order.stop()
 
-    def evidence(self, result: RunResult, token: CancelToken) -> Evidence:
+    def evidence(self, *, interrupted: bool = False) -> Evidence:
         """All that is known of the run."""
+        result = self.agent.last_result
+        assert result is not None
         return Evidence(
             result=result,
             before=self.before,
             heard=[ear.log for ear in self.ears],
             stored=self.sink.log,
-            token=token,
+            token=self.token,
+            interrupted=interrupted,
             at_stop=self.at_stop,
             ended_at_stop=self.ended_at_stop,
             at_end=self.at_end.conversation,
@@ -153,15 +173,70 @@ class Talk:
             tools=tuple(each.spec for each in self.agent.tools.values()),
         )
 
-    def go_on(self) -> None:
-        """Say the next thing, undisturbed: it is taken, answered, and keeps every rule, too."""
-        self._forget()
-        self.transport.say()
-        token = CancelToken()
-        result = self.run(token, "And now?")
+    def check(self, outcome: Outcome) -> None:
+        """The oracle of an exploration: whatever happened, every rule was kept.
+
+        A run that its runtime has cancelled before it had begun has left nothing, and that is judged.
+        """
+        interrupted = outcome.kind == "cancelled"
+        assert outcome.legal("returned", "cancelled")
+        assert self.transport.open_now == 0
+        assert not self.agent.busy
+        if self.agent.last_result is None or self.agent.last_result is self._results_before:
+            assert interrupted
+            assert self.before is self.agent.conversation
+            assert not self.transport.requests
+            assert not self.ears[0].log
+            return
+        if outcome.kind == "returned":
+            assert isinstance(outcome.value, RunResult)
+            # What a subscriber raises at the very end, it raises when the agent has its result already (E3).
+            assert evolve(outcome.value, subscriber_errors=()) == evolve(
+                self.agent.last_result, subscriber_errors=()
+            )
+        assert_rules_kept(self.evidence(interrupted=interrupted))
+
+    def check_next(self, result: RunResult) -> None:
+        """The next message, which nobody has disturbed, was taken and answered."""
         assert (result.status, result.error) == ("completed", None)
         assert [] == [broken for request in self.transport.requests for broken in request.violations]
         assert [] == validate(result.conversation) + changes(self.before, result.conversation)
+
+
+class Talk(Subject[ChatAgent]):
+    """A subject for code that blocks."""
+
+    def __init__(self, dialect: DialectName, script: Iterable[Answer]) -> None:
+        super().__init__(ChatAgent, dialect, script)
+
+    def run(self, token: CancelToken, said: str = "Go", *, others: Iterable[Sink] = ()) -> RunResult:
+        """Say something; `others` are subscribers, too."""
+        with self.listening(token) as listeners:
+            return self.agent.run(said, token=token, sink=self.sink, subscribers=(*listeners, *others))
+
+    def go_on(self) -> None:
+        """Say the next thing, undisturbed."""
+        self.forget()
+        self.transport.say()
+        self.check_next(self.run(CancelToken(), "And now?"))
+
+
+class AsyncTalk(Subject[AsyncChatAgent]):
+    """A subject for tasks."""
+
+    def __init__(self, dialect: DialectName, script: Iterable[Answer]) -> None:
+        super().__init__(AsyncChatAgent, dialect, script)
+
+    async def run(self, token: CancelToken, said: str = "Go") -> RunResult:
+        """Say something."""
+        with self.listening(token) as listeners:
+            return await self.agent.run(said, token=token, sink=self.sink, subscribers=listeners)
+
+    async def go_on(self) -> None:
+        """Say the next thing, undisturbed."""
+        self.forget()
+        self.transport.say()
+        self.check_next(await self.run(CancelToken(), "And now?"))
 
 
 def lang_of(transport: ScriptedTransport) -> Lang:
@@ -202,9 +277,9 @@ class Order:
             self._stopped = True
             self._changed.notify_all()
 
-    def wait_for_my_turn(self) -> None:
+    def wait_for_my_turn(self, token: CancelToken) -> None:
         place = _place.get()
-        with self._changed:
+        with token.on_cancel(self.stop), self._changed:
             self._changed.wait_for(lambda: self._stopped or self._ended >= place)
 
 
@@ -220,8 +295,8 @@ def _begun(name: str) -> Effect:
     return effect
 
 
-def _done(effect: Effect, what: str) -> str:
-    _order.get().wait_for_my_turn()
+def _done(effect: Effect, what: str, token: CancelToken) -> str:
+    _order.get().wait_for_my_turn(token)
     effect.returned = f"{what} {next(_numbers)}"
     return effect.returned
 
@@ -232,21 +307,21 @@ def read_page(*, token: CancelToken) -> str:
     effect = _begun("read_page")
     for _ in token.iter(range(3)):
         pass
-    return _done(effect, "page")
+    return _done(effect, "page", token)
 
 
 @tool
-def search() -> str:
+def search(*, token: CancelToken) -> str:
     """Fails."""
     _begun("search")
-    _order.get().wait_for_my_turn()
+    _order.get().wait_for_my_turn(token)
     raise LookupError("nothing found")
 
 
 @tool
-def run() -> str:
-    """Knows no token."""
-    return _done(_begun("run"), "output")
+def run(*, token: CancelToken) -> str:
+    """Is done at once."""
+    return _done(_begun("run"), "output", token)
 
 
 TOOLS = (read_page, search, run)
