@@ -27,6 +27,7 @@ from aiwrapper._core.conversation import (
     settle,
 )
 from aiwrapper._core.dialect import Dialect, Options, ToolSpec
+from aiwrapper._core.errors import ModelCallError
 from aiwrapper._core.log import (
     Entry,
     RetryWaiting,
@@ -51,6 +52,7 @@ from aiwrapper._core.messages import (
     Usage,
     UserMessage,
 )
+from aiwrapper._core.reply import Reply
 from aiwrapper._core.text import is_json_object
 from aiwrapper._core.validity import Violation, changes, repair, validate
 from aiwrapper._run_result import RunResult
@@ -75,10 +77,12 @@ class Effect:
         name: the tool's.
         returned: the text it was about to return when its work was done; None if it did not come that far. To be
             set where nothing can come between it and the `return`. Each text once, or results cannot be told apart.
+        raised: whether it raised an error of its own.
     """
 
     name: str
     returned: str | None = None
+    raised: bool = False
 
 
 @frozen(kw_only=True)
@@ -98,6 +102,7 @@ class Evidence:
         busy_at_end: whether the agent called itself busy then, so that no next message could be said.
         requests: what the provider saw of this run, in order.
         answered: what it answered each of them; None for a refusal.
+        taken: of each answer, the bytes that had been done with; see `ScriptedTransport.taken`.
         effects: what its tools did; None if they do not tell.
         tools: what the model was offered, so that the next request may be judged.
     """
@@ -114,6 +119,7 @@ class Evidence:
     busy_at_end: bool = False
     requests: Sequence[FakeRequest] | None = None
     answered: Sequence[Answer | None] = ()
+    taken: Sequence[bytes] = ()
     effects: Sequence[Effect] | None = None
     tools: tuple[ToolSpec, ...] = ()
 
@@ -303,6 +309,14 @@ def _effects(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation
         if called[name] > started[name]:
             text = f"called {called[name]} times, and started {started[name]} times as the log says"
             yield Violation("S8", f"tool {name}", text)
+    errors = Counter(
+        names[entry.turn, entry.index]
+        for entry in entries
+        if isinstance(entry, ToolFinished) and entry.outcome == "raised"
+    )
+    errors -= Counter(effect.name for effect in evidence.effects if effect.raised)
+    for name in errors:
+        yield Violation("S6", f"tool {name}", "the log has an error of it, and it has raised none")
     told = Counter(
         (names[entry.turn, entry.index], entry.content)
         for entry in entries
@@ -331,11 +345,13 @@ def _asked(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
             )
     attempts: list[str] = []  # the text of each
     whole: list[bool] = []
+    dialects: list[str] = []
     for entry in entries:
         match entry:
             case TurnStarted() | RetryWaiting():
                 attempts.append("")
                 whole.append(False)
+                dialects.append(entry.producer.dialect if isinstance(entry, TurnStarted) else dialects[-1])
             case TextDelta():
                 attempts[-1] += entry.text
             case TurnFinished():
@@ -353,6 +369,24 @@ def _asked(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
             words = said(answer).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
             if text != words and (whole[number] or not words.startswith(text)):
                 yield Violation("C11", f"answered[{number}]", f"told was {text!r}, and said {words!r}")
+    for number, body in enumerate(evidence.taken[: len(attempts)]):
+        heard = _text_of(body, dialects[number])
+        if not attempts[number].startswith(heard):
+            text = f"told was {attempts[number]!r}, and {heard!r} had been received and done with"
+            yield Violation("C11", f"taken[{number}]", text)
+
+
+def _text_of(body: bytes, dialect_name: str) -> str:
+    """The text that the beginning of a body says."""
+    dialect = next(each for each in _KINDS if each.name == dialect_name)
+    text = ""
+    try:
+        for entry in Reply(dialect.decoder(), "", 0).feed(body):
+            if isinstance(entry, TextDelta):
+                text += entry.text
+    except ModelCallError:
+        pass  # what comes before it counts
+    return text
 
 
 def _left_on(token: CancelToken) -> Iterator[Violation]:

@@ -5,7 +5,7 @@ the line: so a run is the same each time, may be stopped at any byte of it, and 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from urllib.parse import urlsplit
 
 from aiwrapper._core.dialect import Dialect
@@ -40,6 +40,7 @@ class ScriptedTransport:
             left before it was whole.
         answered: what each of them was answered with; None for a refusal.
         given_bytes: how many bytes of all bodies together have been handed over.
+        taken: of each answer, what its reader has done with: the pieces after which it has asked for more.
         open_now: how many answers are being read; 0 after every run.
     """
 
@@ -57,6 +58,7 @@ class ScriptedTransport:
         self.model = model
         self.requests: list[FakeRequest] = []
         self.answered: list[Answer | None] = []
+        self.taken: list[bytes] = []
         self.given_bytes: int = 0
         self.open_now: int = 0
         self._answers = Answers(dialect, script, api_key=api_key, model=model, rules=rules)
@@ -81,12 +83,15 @@ class ScriptedTransport:
         self._actions.append((byte, action))
         self._actions.sort(key=lambda each: each[0])
 
-    @contextmanager
-    def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[Iterator[bytes]]:
+    def open(self, request: HttpRequest, token: CancelToken, /) -> AbstractContextManager[Iterator[bytes]]:
         """Judge a request, and play its answer; see `Transport.open`."""
+        return _Answering(self, request, token)
+
+    def _answer(self, request: HttpRequest, token: CancelToken) -> tuple[FakeRequest, Iterator[bytes]]:
         token.check()
         received = self._received(request)
         self.requests.append(received)
+        self.taken.append(b"")
         request.connected()
         prepared = self._answers.prepare(received)
         self.answered.append(prepared.answer)
@@ -95,14 +100,7 @@ class ScriptedTransport:
         headers = dict(prepared.headers)
         if prepared.status != 200 or not headers["content-type"].startswith(_STREAM):
             raise NotAStream(prepared.status, headers, b"".join(body))
-        self.open_now += 1
-        try:
-            yield body
-        finally:
-            self.open_now -= 1
-            if not received.done.is_set():
-                received.note_hang_up("fin")
-                received.done.set()
+        return received, body
 
     def _received(self, request: HttpRequest) -> FakeRequest:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -123,6 +121,7 @@ class ScriptedTransport:
                 request.sent_bytes += len(piece)
                 self.given_bytes += len(piece)
                 yield piece
+                self.taken[request.number - 1] += piece
         if not self._is_cut(request, delivery, token, at_end=True):
             request.done.set()
 
@@ -154,3 +153,24 @@ class ScriptedTransport:
         if self._actions:
             counts.append(self._actions[0][0] - self.given_bytes)
         return min(counts, default=None)
+
+
+class _Answering(AbstractContextManager[Iterator[bytes]]):
+    """An answer while it is read. No generator: one that is forgotten would be closed by itself, and nobody see it."""
+
+    def __init__(self, transport: ScriptedTransport, request: HttpRequest, token: CancelToken) -> None:
+        self._transport = transport
+        self._asked = request, token
+        self._request: FakeRequest | None = None
+
+    def __enter__(self) -> Iterator[bytes]:
+        self._request, body = self._transport._answer(*self._asked)
+        self._transport.open_now += 1
+        return body
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._transport.open_now -= 1
+        assert self._request is not None
+        if not self._request.done.is_set():
+            self._request.note_hang_up("fin")
+            self._request.done.set()

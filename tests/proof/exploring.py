@@ -144,8 +144,9 @@ def explore_threads(dialect: DialectName, script: Script, **options: object) -> 
 
 def explore_loop(dialect: DialectName, script: Script, **options: object) -> Report:
     """Stop an agent in an event loop at every point; it can go on afterwards."""
+    interrupted = "runtime" in options.values() or "foreign" in options.values()
     return explore(
-        partial(AsyncTalk, dialect, script),
+        partial(AsyncTalk, dialect, script, may_be_interrupted=interrupted),
         AsyncTalk.run,
         AsyncTalk.check,
         restart=AsyncTalk.go_on,

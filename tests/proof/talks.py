@@ -103,9 +103,18 @@ class Subject(Generic[A]):
         agent: makes the agent of a language, tools and what was said before.
         dialect: what its provider speaks.
         script: what its provider says.
+        may_be_interrupted: whether its runtime cancels its task.
     """
 
-    def __init__(self, agent: type[A], dialect: DialectName, script: Iterable[Answer]) -> None:
+    def __init__(
+        self,
+        agent: type[A],
+        dialect: DialectName,
+        script: Iterable[Answer],
+        *,
+        may_be_interrupted: bool = False,
+    ) -> None:
+        self.may_be_interrupted = may_be_interrupted
         self.transport = ScriptedTransport(dialect, script)
         self.effects: list[Effect] = []
         self.agent = agent(
@@ -169,6 +178,7 @@ class Subject(Generic[A]):
             busy_at_end=self.at_end.busy,
             requests=self.transport.requests[self._requests_before :],
             answered=self.transport.answered[self._requests_before :],
+            taken=self.transport.taken[self._requests_before :],
             effects=list(self.effects),
             tools=tuple(each.spec for each in self.agent.tools.values()),
         )
@@ -179,7 +189,7 @@ class Subject(Generic[A]):
         A run that its runtime has cancelled before it had begun has left nothing, and that is judged.
         """
         interrupted = outcome.kind == "cancelled"
-        assert outcome.legal("returned", "cancelled")
+        assert outcome.kind == "returned" or (interrupted and self.may_be_interrupted), outcome
         assert self.transport.open_now == 0
         assert not self.agent.busy
         if self.agent.last_result is None or self.agent.last_result is self._results_before:
@@ -224,8 +234,10 @@ class Talk(Subject[ChatAgent]):
 class AsyncTalk(Subject[AsyncChatAgent]):
     """A subject for tasks."""
 
-    def __init__(self, dialect: DialectName, script: Iterable[Answer]) -> None:
-        super().__init__(AsyncChatAgent, dialect, script)
+    def __init__(
+        self, dialect: DialectName, script: Iterable[Answer], *, may_be_interrupted: bool = False
+    ) -> None:
+        super().__init__(AsyncChatAgent, dialect, script, may_be_interrupted=may_be_interrupted)
 
     async def run(self, token: CancelToken, said: str = "Go") -> RunResult:
         """Say something."""
@@ -313,8 +325,9 @@ def read_page(*, token: CancelToken) -> str:
 @tool
 def search(*, token: CancelToken) -> str:
     """Fails."""
-    _begun("search")
+    effect = _begun("search")
     _order.get().wait_for_my_turn(token)
+    effect.raised = True
     raise LookupError("nothing found")
 
 
