@@ -223,6 +223,8 @@ class _Exploration(Generic[S]):
         self.planned = 0
         self.points: Counter[Kind] = Counter()
         self.unresolved: list[str] = []
+        self.sources: tuple[Target, ...] = tuple(scenario.targets or (scenario.run,))
+        self.reached: set[tuple[str, int]] = set()  # file and line of each point passed
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -240,6 +242,9 @@ class _Exploration(Generic[S]):
         limit = MAX_POINTS if expected is None else 1000 + 10 * sum(map(len, expected.values()))
         trial = Trial(self.scenario, plan, self.lines, expected, self.leaks, self.host, max_points=limit)
         self.attempts.append(trial.perform())
+        if not self.reached and self.scenario.targets is None and trial.subject_type is not None:
+            self.sources += (trial.subject_type,)
+        self.reached.update(trial.recording.reached())
         return trial
 
     def explore(self, depth: int) -> Report:
@@ -253,6 +258,8 @@ class _Exploration(Generic[S]):
             attempts=tuple(self.attempts),
             planned=self.planned,
             points=dict(self.points),
+            sources=self.sources,
+            reached=frozenset(self.reached),
             unresolved=tuple(self.unresolved),
             errors=tuple(errors),
         )

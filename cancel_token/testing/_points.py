@@ -218,6 +218,9 @@ class Recording:
         self.watch = watch
         self.max_points = max_points
         self.lanes: dict[str, Lane] = {}
+        self.waited: set[tuple[str, int]] = (
+            set()
+        )  # file and line of what has waited in a loop, outer lines too
         self.threads: set[Lane] = set()  # threads and jobs of pools that have not ended
         self.tasks: set[Lane] = set()  # tasks that threads have started, likewise
         self.loop_thread: int | None = None
@@ -363,6 +366,14 @@ class Recording:
                 yield
         finally:
             here.lane = None
+
+    def reached(self) -> Iterator[tuple[str, int]]:
+        """File and line of the points passed since the last step, but those of lines; all where there was none."""
+        yield from self.waited
+        for lane in list(self.lanes.values()):
+            for kind, code, line in lane.trace[self.lengths.get(lane.name, 0) :]:
+                if code is not None and kind != "line":
+                    yield code.co_filename, line
 
     def traces(self) -> dict[str, list[Mark]]:
         """What each lane has passed so far."""

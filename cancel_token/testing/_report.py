@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 
 import attrs
 
+from cancel_token.testing._lines import Target
 from cancel_token.testing._outcomes import After, Attempt, Verdict
 from cancel_token.testing._points import Kind
+from cancel_token.testing._sites import unreached
 
 SHOWN_IDS = 5  # chosen by hand: the first is the one to replay
 
@@ -45,6 +47,8 @@ class Report:
         attempts: All that were run, in order, the undisturbed ones first.
         planned: How many attempts with a cancel were to be made.
         points: How many points of each kind the undisturbed runs passed, chosen or not.
+        sources: What was explored: `run` and the subject's class, or the `targets`.
+        reached: File and line of each point that was passed.
         unresolved: Why the exploration as a whole proves less than it seems to; empty if it does not.
         errors: What kept it from being made.
     """
@@ -52,6 +56,8 @@ class Report:
     attempts: tuple[Attempt, ...] = ()
     planned: int = 0
     points: Mapping[Kind, int] = attrs.field(factory=dict)
+    sources: tuple[Target, ...] = attrs.field(default=(), repr=False)
+    reached: frozenset[tuple[str, int]] = attrs.field(default=frozenset(), repr=False)
     unresolved: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
@@ -100,6 +106,14 @@ class Report:
             ticks=max((attempt.after.ticks for attempt in self.attempts), default=0),
         )
 
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Where in the sources a token seems to be asked or a task to wait, and no attempt has passed a point.
+
+        That is not explored. The sources are read when this is asked for.
+        """
+        return unreached(self.sources, self.reached)
+
     def assert_ok(self) -> None:
         """Fail a test, with the whole report, unless every attempt passed.
 
@@ -118,6 +132,7 @@ class Report:
                 "run": self.run,
                 "valid": self.valid,
                 "points": dict(self.points),
+                "unreached": self.unreached,
                 "slowest": attrs.asdict(self.slowest),
                 "failures": [
                     {
@@ -176,6 +191,8 @@ class Report:
             f"{self.verdict}: {self.planned} attempts planned, {self.run} run, {self.valid} valid ({points})",
             f"went on after the cancel for at most {slowest}",
         ]
+        if missed := self.unreached:
+            lines.append(f"{len(missed)} places never reached: {'; '.join(missed[:SHOWN_IDS])}")
         for failure in self.failures:
             count = len(failure.attempts)
             lines.append(f"FAIL {failure.name}\n  at {failure.site}, {count} attempt{'s'[: count > 1]}:")
@@ -199,6 +216,8 @@ def joined(reports: Iterable[Report]) -> Report:
         attempts=tuple(attempt for report in reports for attempt in report.attempts),
         planned=sum(report.planned for report in reports),
         points=dict(points),
+        sources=tuple(source for report in reports for source in report.sources),
+        reached=frozenset().union(*(report.reached for report in reports)),
         unresolved=tuple(note for report in reports for note in report.unresolved),
         errors=tuple(error for report in reports for error in report.errors),
     )

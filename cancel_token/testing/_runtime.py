@@ -221,13 +221,18 @@ def pass_quietly(lane: Lane, kind: Kind, coroutine: object) -> None:
     """Pass a point where nothing may be raised: the loop's own code."""
     if lane.recording.open:
         try:
-            lane.reach(kind, *where(coroutine))
+            lane.reach(kind, *where(coroutine, lane.recording.waited))
         except Runaway:
             pass  # the recording says so
 
 
-def where(coroutine: Any) -> tuple[CodeType | None, int]:
-    """The innermost line that waits and is not the runtime's own."""
+def where(coroutine: Any, waited: set[tuple[str, int]]) -> tuple[CodeType | None, int]:
+    """The innermost line that waits and is not the runtime's own.
+
+    Args:
+        coroutine: A task's.
+        waited: Is given file and line of this one and of all further out.
+    """
     found: tuple[CodeType | None, int] = (None, 0)
     while coroutine is not None:
         try:
@@ -241,6 +246,7 @@ def where(coroutine: Any) -> tuple[CodeType | None, int]:
         code = frame.f_code
         if not _is_internal(code.co_filename):
             found = code, frame.f_lineno
+            waited.add((code.co_filename, frame.f_lineno))
     return found
 
 

@@ -127,6 +127,7 @@ class Trial(Generic[S]):
             serialise=scenario.serialise,
             patience_seconds=scenario.limits.cancel_seconds,
         )
+        self.subject_type: type | None = None
         self.breaches: list[Breach] = []
         self.note = ""
         self.cancellers: list[threading.Thread] = []
@@ -198,6 +199,7 @@ class Trial(Generic[S]):
                     subject = await stack.enter_async_context(subject)
                 elif isinstance(subject, AbstractContextManager):
                     subject = stack.enter_context(subject)
+                self.subject_type = type(subject)
                 if self.lines is not None and scenario.targets is None:
                     self.lines.add(type(subject))
                 if scenario.stop == "runtime":
