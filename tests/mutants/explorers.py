@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from aiwrapper import AsyncChatAgent, Entry, tool
 from aiwrapper.testing import Call, DialectName, Say, Script, ScriptedTransport, Turn
-from cancel_token import CancelToken, _token
+from cancel_token import Cancelled, CancelToken, _token
 from cancel_token.aio import move_on_cancel
 from cancel_token.testing import Backend, Limits, Outcome, Report, Violation, explore
 from tests.proof.exploring import (
@@ -103,7 +103,10 @@ def _bytes() -> Iterator[Report]:
 
 def _stop_at_bytes(dialect: DialectName, script: Script) -> None:
     for byte in range(0, given_bytes(dialect, script), 16):
-        stop_at(dialect, script, byte, CancelToken.cancel)
+        try:
+            stop_at(dialect, script, byte, CancelToken.cancel)
+        except Cancelled as error:
+            raise Violation("S6", "a stop came out as an exception") from error
 
 
 def _trio() -> Iterator[Report]:

@@ -11,7 +11,10 @@ RAISED: Final = "aiwrapper.drivers._tool_calls:_Execution.raised"
 
 NO_AWAIT: Final = "code that blocks awaits nothing"
 IN_THE_THREAD: Final = "a run is driven, and written down, in a thread: no await of the loop comes in between"
-NO_TOOL: Final = "nothing is stopped inside a tool here"
+NO_TOOL: Final = {"twice": "its script has no tools, so that it goes the same way after a stop, too"}
+OWN_TOKEN: Final = dict.fromkeys(
+    ("trio", "asyncio"), "a task's run hangs on a token of its own, and what is left there goes with it"
+)
 NO_RACE: Final = "the thread that comes to the point cancels by itself: nobody comes in between"
 
 FAULTS: Final = (
@@ -27,6 +30,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "bytes", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M02",
@@ -118,7 +122,8 @@ FAULTS: Final = (
                 "if isinstance(ending, RunFinished):\n    self._registration.close()\n    self.token.close()",
             ),
         ),
-        killers=("sync", "twice", "bytes", "trio", "asyncio"),
+        killers=("sync", "twice", "bytes"),
+        equivalent=OWN_TOKEN,
     ),
     Fault(
         name="M08",
@@ -132,6 +137,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M09",
@@ -161,6 +167,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M11",
@@ -199,6 +206,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M14",
@@ -275,7 +283,8 @@ FAULTS: Final = (
         name="M20",
         change="a callback stays armed after the end",
         edits=(Edit(FINISH_ENDING, "self._registration.close()\nself.token.close()", "pass"),),
-        killers=("sync", "twice", "bytes", "trio", "asyncio"),
+        killers=("sync", "twice", "bytes"),
+        equivalent=OWN_TOKEN,
     ),
     Fault(
         name="M21",
@@ -289,6 +298,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "bytes", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M22",
@@ -303,6 +313,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "bytes", "trio", "asyncio"),
+        equivalent=NO_TOOL,
     ),
     Fault(
         name="M23",

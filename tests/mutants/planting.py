@@ -7,7 +7,7 @@ import ast
 import importlib
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import CodeType, FunctionType
 from typing import Any
@@ -50,7 +50,7 @@ class Fault:
     change: str
     edits: tuple[Edit, ...]
     killers: tuple[str, ...]
-    equivalent: dict[str, str] = field(factory=dict)
+    equivalent: Mapping[str, str] = field(factory=dict)
 
 
 @contextmanager

@@ -143,11 +143,8 @@ class Subject(Generic[A]):
     def listening(self, token: CancelToken) -> Iterator[Iterable[Sink]]:
         """Around a run: who is to be told of it. Notes how things are when the stop has passed."""
         self.token = token
-        _effects.set(self.effects)  # tools run in a copy of our context
-        _order.set(self.order)
-        with token.on_cancel(
-            self._note_stop
-        ):  # ours is older than the run's, so the run has heard of it before
+        # Our callback is older than the run's, so the run has heard of a stop before we note how things are.
+        with working(self.effects, self.order), token.on_cancel(self._note_stop):
             yield (self.ears[0], Quarrelsome(), self.order, self.at_end, self.ears[1])
         if self.at_stop is None:
             # A stop that comes later finds nothing. One whose callback was just not called may have found anything.
@@ -299,6 +296,17 @@ _effects: ContextVar[list[Effect]] = ContextVar("what the tools of the talk that
 _order: ContextVar[Order] = ContextVar("in which order they end")
 _place: ContextVar[int] = ContextVar("which of them a call is")
 _numbers = itertools.count()
+
+
+@contextmanager
+def working(effects: list[Effect], order: Order) -> Iterator[None]:
+    """Where the tools of a run, which see a copy of our context, note what they do."""
+    mine, theirs = _effects.set(effects), _order.set(order)
+    try:
+        yield
+    finally:
+        _effects.reset(mine)
+        _order.reset(theirs)
 
 
 def _begun(name: str) -> Effect:
