@@ -175,6 +175,7 @@ class App {
     const chatId = this.#chatId;
     this.#press({ type: "send", runId });
     this.#pinned.toEnd();
+    this.#composer.focus(); // what was pressed is gone; from here, Escape and Tab lead to Stop
     try {
       await api.change(chatId, what, { run_id: runId, ...body });
     } catch (error) {

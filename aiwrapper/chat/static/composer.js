@@ -52,8 +52,9 @@ export class Composer {
     });
   }
 
+  /** Put the cursor into the field, except on a touch screen, where it would bring up the keyboard uncalled for. */
   focus() {
-    this.#field.focus();
+    if (!matchMedia("(pointer: coarse)").matches) this.#field.focus();
   }
 
   /** What may be attached: the media types. */

@@ -83,6 +83,9 @@ class UserItem {
       this.#editor.remove();
       this.#editor = null;
       this.#parts.element.hidden = this.#actions.hidden = false;
+    };
+    const leave = () => {
+      close();
       this.#edit.focus();
     };
     const save = async () => {
@@ -99,7 +102,7 @@ class UserItem {
         onkeydown: (event) => {
           if (event.key === "Escape") {
             event.stopPropagation();
-            close();
+            leave();
           } else if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
             event.preventDefault();
             save();
@@ -110,7 +113,7 @@ class UserItem {
       element(
         "div",
         { class: "dialog-foot" },
-        element("button", { type: "button", textContent: "Cancel", onclick: close }),
+        element("button", { type: "button", textContent: "Cancel", onclick: leave }),
         element("button", { type: "submit", class: "primary", textContent: "Send" }),
       ),
     );

@@ -69,6 +69,7 @@ def test_an_edited_message_is_a_branch_and_the_old_one_stays(
     editor.press("Enter")
 
     expect(visitor.answer).to_contain_text("Coffee is a bean.")
+    expect(visitor.field).to_be_focused()
     expect(visitor.messages).not_to_contain_text("Any time.")
     expect(first).to_contain_text("About coffee?")
     first.get_by_role("button", name="Previous version").click()
@@ -399,6 +400,7 @@ def test_everything_is_done_with_the_keyboard_alone(visitor: Visitor, provider: 
     press("Enter")
 
     expect(visitor.answer).to_contain_text("Hello from the fake.")
+    expect(visitor.field).to_be_focused()
 
 
 def test_a_screen_reader_finds_names_for_everything(visitor: Visitor, provider: FakeProvider) -> None:
