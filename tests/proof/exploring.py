@@ -94,7 +94,7 @@ def scripts() -> st.SearchStrategy[Script]:
 def with_every_script(number: int, hold: Callable[[Script], object], *always: Script) -> None:
     """Try scripts: those that are `always` tried, and so many drawn ones; the same ones each time but at night."""
     night = profiles.NAME == "night"
-    phases = [Phase.explicit, Phase.generate, *([Phase.shrink] if night else [])]
+    phases = [Phase.explicit, *([Phase.generate] if number else []), *([Phase.shrink] if night else [])]
 
     def holds(script: Script) -> None:
         hold(script)
@@ -102,7 +102,7 @@ def with_every_script(number: int, hold: Callable[[Script], object], *always: Sc
     for script in always:
         holds = example(script=script)(holds)
     settings(
-        max_examples=number,
+        max_examples=max(number, 1),
         phases=phases,
         derandomize=not night,
         database=None,
