@@ -2,8 +2,8 @@
 
     python trio_blocking.py
 
-SQLite blocks, and knows no token. It runs in a thread by `run_sync`, which hands it a token, and a hook on that token
-interrupts it by its own means. Both a stop (Ctrl-C here) and the runtime's own cancellation (a timeout here) then end
+SQLite blocks, and knows no token. It runs in a thread by `run_sync`, which hands the query a token, and SQLite asks that
+every now and then whether to go on. Both a stop (Ctrl-C here) and the runtime's own cancellation (a timeout here) then end
 the query, and nothing is left running behind an `await` that has returned.
 """
 
@@ -21,12 +21,15 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELEC
 
 def search(database: sqlite3.Connection, query: str, *, token: CancelToken) -> list[tuple[object, ...]]:
     """Run a query until it has ended or the token is cancelled. Blocks."""
-    with token.on_cancel(database.interrupt):  # from another thread, for which SQLite has made it
-        try:
-            return database.execute(query).fetchall()
-        except sqlite3.OperationalError:
-            token.check()  # an error that follows our own interruption is the stop
-            raise
+    # Not `interrupt()` in a hook: it ends only a query that is running, and a stop may come just before.
+    database.set_progress_handler(lambda: token.cancelled, 1_000)  # SQLite's own instructions
+    try:
+        return database.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        token.check()  # an error that our own stop has caused is the stop
+        raise
+    finally:
+        database.set_progress_handler(None, 0)
 
 
 async def main() -> None:
