@@ -2,9 +2,9 @@
 
     python trio_blocking.py
 
-SQLite blocks, and knows no token. It runs in a thread by `run_sync`, which hands the query a token, and SQLite asks that
-every now and then whether to go on. Both a stop (Ctrl-C here) and the runtime's own cancellation (a timeout here) then end
-the query, and nothing is left running behind an `await` that has returned.
+SQLite blocks, and knows no token. It runs in a thread by `run_sync`, which hands the query a token, and SQLite asks it
+every now and then whether to go on. Both a stop (Ctrl-C here) and the runtime's own cancellation (a timeout here) then
+end the query, and nothing is left running behind an `await` that has returned.
 """
 
 import sqlite3
