@@ -86,6 +86,8 @@ def _sites_in(file: str) -> tuple[Site, ...]:
     gc.disable()
     try:
         tree = ast.parse(text)
+    except SyntaxError:  # a program in something else, such as a page of documentation
+        return ()
     finally:
         if collecting:
             gc.enable()

@@ -1,7 +1,9 @@
 """What an exploration did not come to is said: it has proved nothing about it."""
 
 import json
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import anyio
 
@@ -80,3 +82,14 @@ def test_code_without_a_source_has_no_places() -> None:
     assert callable(run)
 
     assert () == explore(Box, run, anything_goes).unreached
+
+
+def test_code_that_stands_in_a_page_has_no_places(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# ct1:sync:0.0before~b114 is an id\n", encoding="utf-8")
+    namespace: dict[str, Callable[[Box, CancelToken], None]] = {}
+    exec(compile("def run(box, token):\n    token.check()\n", str(page), "exec"), namespace)
+    report = explore(Box, namespace["run"], anything_goes)
+
+    report.assert_ok()
+    assert report.unreached == ()
