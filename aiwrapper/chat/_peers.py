@@ -15,16 +15,20 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from attrs import frozen
 
 _LOOK: Final = b"look"
 _STOP_SECONDS: Final = 1.0
 """How long a stop waits for room in a busy receiver's queue; by hand. The page sends it again."""
 _MAX_BYTES: Final = 4096
+_TICK_SECONDS: Final = 2.0
+"""Far more than the ticks of any file system in use."""
 
 
 class Stop(msgspec.Struct, frozen=True):
@@ -32,6 +36,15 @@ class Stop(msgspec.Struct, frozen=True):
 
     chat_id: str
     run_id: str
+
+
+@frozen
+class _Listing:
+    """The others, as they were listed `at`; the folder was `changed` last before that."""
+
+    at: float
+    changed: float
+    names: tuple[str, ...]
 
 
 class Peers:
@@ -49,6 +62,7 @@ class Peers:
         self._stop = stop
         self._name = secrets.token_hex(4)
         self._closed = False
+        self._listing: _Listing | None = None
         self._thread: threading.Thread | None = None
         if sys.platform == "win32":  # pragma: no cover - Python has no Unix sockets there
             return
@@ -88,9 +102,24 @@ class Peers:
     def _send(self, message: bytes, *, timeout_seconds: float) -> None:
         if self._thread is None:
             return
-        for name in os.listdir(self._folder):
-            if name != self._name:
-                self._send_to(name, message, timeout_seconds=timeout_seconds)
+        for name in self._others():
+            self._send_to(name, message, timeout_seconds=timeout_seconds)
+
+    def _others(self) -> tuple[str, ...]:
+        """Who is in the folder besides us.
+
+        It is asked at every write, so the folder is listed only if it has changed since. A listing is believed only if
+        the last change was well before it: file systems tell times in ticks, and a change in the same tick looks like
+        none.
+        """
+        changed = os.stat(self._folder).st_mtime
+        known = self._listing
+        if known is not None and known.changed == changed and known.at - changed > _TICK_SECONDS:
+            return known.names
+        now = time.time()
+        names = tuple(name for name in os.listdir(self._folder) if name != self._name)
+        self._listing = _Listing(now, changed, names)
+        return names
 
     def _send_to(self, name: str, message: bytes, *, timeout_seconds: float) -> None:
         path = self._folder / name
