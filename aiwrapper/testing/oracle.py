@@ -95,6 +95,7 @@ class Evidence:
         heard: what each subscriber was told of it, from the first entry on; at least one.
         stored: what its sink has of it; None without a sink.
         token: what stops it; None for one that could not be stopped.
+        winding_down: whether a stop with the mode `after_step` was accepted (S10).
         interrupted: whether an exception that was not ours went through it (S9).
         at_stop: the agent's conversation as it was when `cancel()` had returned; None if nobody looked then.
         ended_at_stop: whether the run had ended by then; None if nobody knows, then it may have.
@@ -112,6 +113,7 @@ class Evidence:
     heard: Sequence[Sequence[Entry]]
     stored: Sequence[Entry] | None = None
     token: CancelToken | None = None
+    winding_down: bool = False
     interrupted: bool = False
     at_stop: Conversation | None = None
     ended_at_stop: bool | None = False
@@ -214,8 +216,24 @@ def _status(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]
             yield Violation(
                 "S3", "result.stop", f"{stop.reason} {stop.message!r}, and the reason was {reason}"
             )
+    elif result.status == "stopped" and evidence.winding_down:
+        yield from _wound_down(result)
     elif result.status == "stopped" and not evidence.interrupted:
         yield Violation("S6", "result.status", f"stopped ({stop}), and nobody has asked it to")
+
+
+def _wound_down(result: RunResult) -> Iterator[Violation]:
+    """S10: the step was finished, and no other begun."""
+    stop = result.stop
+    if stop is None:
+        return  # S1 has said so
+    if stop.where != "between_steps":
+        yield Violation("S10", "result.stop", f"it was to finish its step, and was stopped {stop.where}")
+    for report in stop.tools:
+        if report.outcome in (None, "not_started", "interrupted_running"):
+            yield Violation(
+                "S10", f"tool {report.call.name}", "it was to finish, and has no result of its own"
+            )
 
 
 def _is_answered(entries: Sequence[Entry]) -> bool:

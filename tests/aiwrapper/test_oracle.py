@@ -17,12 +17,15 @@ from aiwrapper import (
     ToolStarted,
     TurnFinished,
     Usage,
+    tool,
 )
 from aiwrapper._core.messages import AssistantMessage, Text, ToolMessage
-from aiwrapper.testing import Call, Say, Turn
+from aiwrapper.testing import Call, Say, Turn, render
 from aiwrapper.testing.oracle import Effect, Evidence, assert_rules_kept, broken_rules
+from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from cancel_token.testing import Violation, cancel_at
 from tests.aiwrapper.running import Acting
+from tests.aiwrapper.worlds import World
 from tests.proof.talks import Talk
 
 SCRIPT = (
@@ -220,3 +223,29 @@ def test_what_is_not_known_is_not_judged() -> None:
     evidence = seen(None)
 
     assert [] == broken_rules(Evidence(result=evidence.result, before=evidence.before, heard=evidence.heard))
+
+
+def wound_down() -> Evidence:
+    """A run that was to finish its step, which was a model call and its tools."""
+    hold = Hold()
+    body = render(SCRIPT[0], "openai_chat")
+    transport = RecordedTransport([Recording((body[: len(body) // 2], hold, body[len(body) // 2 :]))])
+    tools = [tool(name=name)(lambda: "done") for name in ("read_page", "run")]
+    run = World("threads").recorded_agent(transport, tools).start("Go")
+    hold.reached.wait()
+    run.stop("enough", mode="after_step")
+    hold.release()
+    return Evidence(result=run.wait(), heard=[list(run)], winding_down=True)
+
+
+def test_it_knows_a_stop_that_lets_the_step_finish() -> None:
+    evidence = wound_down()
+    assert_rules_kept(evidence)
+    stop = evidence.result.stop
+    assert stop is not None
+    in_the_middle = evolve(stop, where="streaming")
+    without_results = evolve(stop, tools=(evolve(stop.tools[0], outcome="interrupted_running"),))
+
+    assert "S6" in rules(evolve(evidence, winding_down=False))
+    assert "S10" in rules(ended(evidence, stop=in_the_middle))
+    assert "S10" in rules(ended(evidence, stop=without_results))
