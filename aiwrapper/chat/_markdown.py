@@ -351,7 +351,8 @@ def _render(text: str, scope: _Scope) -> Iterator[str]:
 
 @cache
 def _parser() -> MarkdownIt:
-    parser = MarkdownIt("js-default", {"html": False, "maxNesting": 20})
+    # A model's line breaks are meant, in poems and addresses, and people read them so in every other chat.
+    parser = MarkdownIt("js-default", {"html": False, "breaks": True, "maxNesting": 20})
     parser.core.ruler.push("page", _fit_for_the_page)
     return parser
 

@@ -197,7 +197,11 @@ def test_the_rest_of_an_ordered_list_that_was_cut_goes_on_counting() -> None:
 def test_a_half_character_at_the_end_of_a_delta_is_made_whole_by_the_next() -> None:
     blocks, _ = grow(["a \ud83d", "\ude00 \ud83d", " b\r", "\nc \ud83d"])
 
-    assert ("<p>a \U0001f600 \ufffd b\nc \ufffd</p>\n",) == blocks.html
+    assert ("<p>a \U0001f600 \ufffd b<br>\nc \ufffd</p>\n",) == blocks.html
+
+
+def test_a_line_break_is_a_line_break() -> None:
+    assert ("<p>Roses are red,<br>\nviolets are blue.</p>\n",) == render("Roses are red,\nviolets are blue.")
 
 
 def test_headings_stand_below_those_of_the_page() -> None:
