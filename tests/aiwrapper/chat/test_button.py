@@ -8,6 +8,8 @@ from playwright.sync_api import Browser, Page
 
 from tests.aiwrapper.chat.browsing import ROOT, Phase
 
+pytestmark = pytest.mark.browser
+
 Event = dict[str, Any]  # Any: JSON
 
 SEND: Event = {"type": "send", "runId": "r1"}

@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, BrowserContext, FilePayload, expect
 from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Think, Turn
 from tests.aiwrapper.chat.browsing import ChatServer, HeldRequests, Visitor, visit
 
+pytestmark = pytest.mark.browser
+
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )

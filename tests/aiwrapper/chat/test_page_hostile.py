@@ -7,6 +7,8 @@ from aiwrapper.testing import Call, FakeProvider, Say, Think, Turn
 from tests.aiwrapper.chat.browsing import ChatServer, Visitor
 from tests.aiwrapper.chat.hostile import HOSTILE, OUTSIDE
 
+pytestmark = pytest.mark.browser
+
 NOT_ITS_OWN = "script, iframe, object, embed, form, input, img, math, style, link, meta, base"
 """What no answer may put on the page."""
 

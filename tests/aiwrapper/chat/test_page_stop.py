@@ -8,6 +8,8 @@ from playwright.sync_api import BrowserContext, expect
 from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Think, Turn
 from tests.aiwrapper.chat.browsing import HeldRequests, Visitor
 
+pytestmark = pytest.mark.browser
+
 STORY = Turn((Say(("Once upon ", "a time ", "there was ", "a river.")),))
 
 
