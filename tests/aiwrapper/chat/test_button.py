@@ -1,12 +1,13 @@
 """The state machine of the button, by itself, in a browser: every event in every state."""
 
 from collections.abc import Iterator
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.aiwrapper.chat.browsing import ROOT, Phase
+from tests.aiwrapper.chat.browsing import Phase
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +41,7 @@ LIVE: tuple[Phase, ...] = ("starting", "streaming", "running_tool")
 def page(browser: Browser) -> Iterator[Page]:
     """An empty page that may import the module."""
     page = browser.new_page()
-    source = (ROOT / "aiwrapper/chat/static/button.js").read_text()
+    source = (files("aiwrapper.chat") / "static/button.js").read_text(encoding="utf-8")
     page.route("http://page.test/", lambda route: route.fulfill(body="", content_type="text/html"))
     page.route(
         "http://page.test/button.js", lambda route: route.fulfill(body=source, content_type="text/javascript")
