@@ -164,12 +164,15 @@ async def _leave_a_stream_whose_tool_goes_on() -> None:
     transport = ScriptedTransport("anthropic", (Turn((Call("stubborn", ("{}",)),)),))
     agent = AsyncChatAgent(lang_of(transport), [stubborn], tool_grace_seconds=3600.0)
     busy_when_left: list[bool] = []
+    let_out: list[Cancelled] = []
 
     async def read() -> None:
         try:
             async with aclosing(agent.stream("Go")) as entries:
                 async for _ in entries:
                     pass
+        except Cancelled as stop:
+            let_out.append(stop)
         finally:
             busy_when_left.append(agent.busy)
 
@@ -181,6 +184,8 @@ async def _leave_a_stream_whose_tool_goes_on() -> None:
             await anyio.wait_all_tasks_blocked()
             release.set()
             await anyio.wait_all_tasks_blocked()
+    if let_out:
+        raise Violation("S9", "the runtime cancelled the task, and a token's stop came out of it")
     if busy_when_left != [False]:
         raise Violation("R1", "a stream was left, and its run had not ended")
 
