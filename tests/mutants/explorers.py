@@ -52,7 +52,7 @@ def _hasty() -> Iterator[None]:
 
 
 def alarm(explorer: str) -> str | None:
-    """What an explorer finds in the code as it is now: the first rule, or None for nothing.
+    """What an explorer finds in the code as it is now: the first rule, or an error's name, or None for nothing.
 
     Raises:
         AssertionError: it could not explore.
@@ -77,6 +77,8 @@ def alarm(explorer: str) -> str | None:
         if str(error).startswith(("UNRESOLVED", "ERROR")):
             raise
         return "the oracle"
+    except Exception as error:  # of the code itself, where nobody was to raise anything
+        return type(error).__name__
     return None
 
 

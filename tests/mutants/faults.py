@@ -11,6 +11,11 @@ RAISED: Final = "aiwrapper.drivers._tool_calls:_Execution.raised"
 
 NO_AWAIT: Final = "code that blocks awaits nothing"
 IN_THE_THREAD: Final = "a run is driven, and written down, in a thread: no await of the loop comes in between"
+READ_LOOKS: Final = "each piece of the answer is a read of its own there, and a read looks at the token"
+NO_BYTE_NOW: Final = "it needs a stop while a tool works: no byte of an answer comes then"
+NO_BYTE: Final = (
+    "it needs a stop while an entry is written down, or after the answer is whole: no byte comes then"
+)
 NO_TOOL: Final = {"twice": "its script has no tools, so that it goes the same way after a stop, too"}
 OWN_TOKEN: Final = dict.fromkeys(
     ("trio", "asyncio"), "a task's run hangs on a token of its own, and what is left there goes with it"
@@ -137,7 +142,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
-        equivalent=NO_TOOL,
+        equivalent=NO_TOOL | {"bytes": NO_BYTE_NOW},
     ),
     Fault(
         name="M09",
@@ -155,6 +160,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "twice", "trio", "asyncio"),
+        equivalent=NO_TOOL | {"bytes": READ_LOOKS},
     ),
     Fault(
         name="M10",
@@ -167,7 +173,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
-        equivalent=NO_TOOL,
+        equivalent=NO_TOOL | {"bytes": NO_BYTE_NOW},
     ),
     Fault(
         name="M11",
@@ -180,6 +186,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "twice", "trio", "asyncio"),
+        equivalent={"bytes": NO_BYTE},
     ),
     Fault(
         name="M12",
@@ -206,7 +213,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "trio", "asyncio"),
-        equivalent=NO_TOOL,
+        equivalent=NO_TOOL | {"bytes": NO_BYTE_NOW},
     ),
     Fault(
         name="M14",
@@ -234,6 +241,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "twice", "trio", "asyncio"),
+        equivalent={"bytes": NO_BYTE},
     ),
     Fault(
         name="M16",
@@ -246,6 +254,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "twice", "trio", "asyncio"),
+        equivalent={"bytes": NO_BYTE},
     ),
     Fault(
         name="M17",
@@ -332,6 +341,7 @@ FAULTS: Final = (
             ),
         ),
         killers=("sync", "twice", "bytes", "trio", "asyncio"),
+        equivalent={"bytes": NO_BYTE},
     ),
     Fault(
         name="M25",
