@@ -15,9 +15,11 @@ attribute of any object; an object whose `__init__` has the same arguments and d
 state (without a lock they must be there from the start), and for a child the weak reference with a callback by which
 its parent forgets it.
 
-In the row about waking, a coin decides in each pair which of the two goes first: how deeply the other processor sleeps
-depends on what came before, and that weighs more than all that either of them does. Its "at least" is a bare lock,
-released and acquired in the same structure. On a busy machine, where both wait for a processor, the ratio goes to one.
+In the row about waking, how deeply the other processor sleeps weighs more than all that either of the two does, and
+that depends on what came before and on how long it has slept, to the microsecond. So a coin decides in each pair which
+of them goes first, and the thread has slept for a random time, of the same distribution for both, when it is woken. Its
+"at least" is a bare lock, released and acquired in the same structure. On a busy machine, where both wait for a
+processor, the ratio goes to one.
 
 With `--peers`, the peers on the index are installed, each with what it needs into a virtual environment of its own that
 is thrown away afterwards: the distribution `cancel-token` has our import name.
@@ -36,6 +38,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence, Sized
+from operator import attrgetter
 from weakref import ref
 
 import attrs
@@ -45,6 +48,8 @@ from cancel_token import CancelToken
 
 UNROLLED = 50
 PASSES = 5
+NAP_SECONDS = (50e-6, 300e-6)
+"""For how long a thread has slept, at least and at most, when it is woken."""
 
 
 @attrs.frozen
@@ -103,7 +108,7 @@ def cancel_many(count: int) -> float:
     children = [root.child() for _ in range(count)]
     start = time.perf_counter()
     root.cancel()
-    seen = all(child.cancelled for child in children)
+    seen = all(map(attrgetter("cancelled"), children))
     seconds = time.perf_counter() - start
     assert seen
     return seconds
@@ -123,6 +128,7 @@ class Sleeper:
     def __init__(self) -> None:
         self.waits: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self.woken: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self.nap = random.Random(0)
         self.thread = threading.Thread(target=self._sleep)
         self.thread.start()
 
@@ -147,7 +153,9 @@ class Sleeper:
             time.sleep(0)
         for _ in range(3):  # parked() says that it is about to block; this lets it
             time.sleep(0)
-        start = time.perf_counter()
+        wake_at = time.perf_counter() + self.nap.uniform(*NAP_SECONDS)
+        while (start := time.perf_counter()) < wake_at:  # awake, as whoever stops something is
+            pass
         wake()
         return self.woken.get() - start
 
