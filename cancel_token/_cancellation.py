@@ -190,8 +190,7 @@ class Cancellation:
             seen: set[CancelToken] = set()
             listed: set[CancelToken] = set()
             while stack:
-                for link in list(stack.pop()._children):
-                    child = link()
+                for child in map(operator.call, list(stack.pop()._children)):
                     if child is None:
                         continue
                     claims = child._claims
@@ -200,7 +199,7 @@ class Cancellation:
                     # The flag first, then the look at `_held`: on_cancel writes and looks the other way
                     # round, so at least one of us sees the other. The same with `_children` and child().
                     child.cancelled = True  # type: ignore[misc]  # read-only for users
-                    if won and child._held and child not in listed:
+                    if child._held and won and child not in listed:
                         first = claims[0]
                         if isinstance(first, CancelReason) and first.cause is cause:
                             if len(child._links) > 1:  # reached again, it would stand behind its own children
