@@ -85,14 +85,17 @@ class Times:
     """Milliseconds from `token.cancel()`."""
 
     median: float
-    p95: float
+    p95: float  # between the two values next to it, in proportion: of 20 it is not simply the worst
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Times | None":
         if not seconds:
             return None
-        ordered = sorted(1000 * value for value in seconds)
-        return cls(statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))])
+        milliseconds = [1000 * value for value in seconds]
+        if len(milliseconds) == 1:
+            return cls(milliseconds[0], milliseconds[0])
+        twentieths = statistics.quantiles(milliseconds, n=20, method="inclusive")
+        return cls(statistics.median(milliseconds), twentieths[-1])
 
     def __str__(self) -> str:
         return f"{self.median:8.2f} {self.p95:8.2f}"
@@ -182,7 +185,7 @@ def _left(descriptors: Mapping[int, str], threads: set[threading.Thread]) -> str
     alive = [thread for thread in threading.enumerate() if thread not in threads]
     foreign = [thread for thread in alive if not thread.name.startswith("cancel_token resolver")]
     parts = [f"{more} descriptors"] if more else []
-    parts += [f"{len(foreign)} threads"] if foreign else []
+    parts += [f"threads {', '.join(thread.name for thread in foreign)}"] if foreign else []
     parts += ["more than one resolver"] if len(alive) - len(foreign) > 1 else []
     return ", ".join(parts)
 

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from benchmarks import _agent_phases, _local_phases, _phases, _request_phases, _sdk_alone, _sdk_phases
 from benchmarks._phases import Case, Certificates, Times
 from benchmarks._worlds import WORLDS
+from cancel_token import CancelToken
 
 PARTS = ("requests", "agents", "sdks", "alone", "local")
 ALONE_REPEATS = 5
@@ -82,6 +83,7 @@ def main() -> int:
     print(_phases.describe_machine(), f"{options.repeats} repeats", sep=", ")
     _phases.print_heads()
     limits = Limits(10 * options.repeats)
+    CancelToken().cancel_soon()  # starts the process's one service thread, which no row leaves behind
     limits.bare.row().show(None)
     for name, wake_up in limits.wake_ups.items():
         print(f"{f'a bare wake-up of the loop of {name}':50} {wake_up} |", flush=True)
