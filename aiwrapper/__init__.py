@@ -5,6 +5,8 @@ Then `_core/agent.py` (what comes next), `_run.py` (one run), `drivers/threads.p
 `agents.py` and `async_agents.py` (the face).
 """
 
+from aiwrapper._core.budget import Budget as Budget
+from aiwrapper._core.budget import Spent as Spent
 from aiwrapper._core.conversation import CallReport as CallReport
 from aiwrapper._core.conversation import Conversation as Conversation
 from aiwrapper._core.conversation import RunReport as RunReport
@@ -40,6 +42,7 @@ from aiwrapper._core.log import ToolCallReady as ToolCallReady
 from aiwrapper._core.log import ToolCallStarted as ToolCallStarted
 from aiwrapper._core.log import ToolFinished as ToolFinished
 from aiwrapper._core.log import ToolStarted as ToolStarted
+from aiwrapper._core.log import ToolUsageReported as ToolUsageReported
 from aiwrapper._core.log import TurnFinished as TurnFinished
 from aiwrapper._core.log import TurnStarted as TurnStarted
 from aiwrapper._core.log import UsageReported as UsageReported

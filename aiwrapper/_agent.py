@@ -9,6 +9,7 @@ from typing import Final
 
 from attrs import evolve
 
+from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
 from aiwrapper._core.errors import Busy
 from aiwrapper._core.log import Sink, UserMessageAdded
@@ -39,6 +40,8 @@ class Agent:
             store. If it fails, the run fails.
         conversation: what was said before; None to begin a new one.
         max_turns: how often the model may be asked in one run, before the run fails with kind `limit`.
+        budget: how much a conversation may use, over all of its runs, before a run of it fails with kind `budget`;
+            None for no limit. May be set anew between runs, for the next one.
         tool_grace_seconds: how long after a stop a tool may take to return before it is left behind.
         now: wall-clock seconds, for the log.
 
@@ -56,6 +59,7 @@ class Agent:
         sink: Sink | None = None,
         conversation: Conversation | None = None,
         max_turns: int = DEFAULT_MAX_TURNS,
+        budget: Budget | None = None,
         tool_grace_seconds: float = DEFAULT_GRACE_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -63,6 +67,7 @@ class Agent:
         self.tools: Mapping[str, Tool[..., object]] = MappingProxyType(_by_name(tools))
         self.instructions = instructions
         self.max_turns = max_turns
+        self.budget = budget
         self.tool_grace_seconds = tool_grace_seconds
         self._model = lang.call(instructions, self.tools.values())
         self._tool_calls = ToolCalls(self.tools, tool_grace_seconds)
@@ -135,6 +140,7 @@ class Agent:
             user_message=message,
             token=CancelToken.never() if token is None else token,
             max_turns=self.max_turns,
+            budget=self.budget,
             sink=sink if sink is not None or not own else self._sink,
             subscribers=subscribers,
             now=self._now,

@@ -21,8 +21,10 @@ from typing import Final, Literal, TypeAlias
 
 from attrs import evolve
 
+from aiwrapper._account import RunAccount
 from aiwrapper._audience import Audience, SinkFailed
 from aiwrapper._core.agent import AgentMachine, Finished, Step
+from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import State, run_report, step
 from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError, StoreError
 from aiwrapper._core.log import (
@@ -64,6 +66,7 @@ class Run:
         user_message: what is to be answered; None if the conversation says so already.
         token: stops it. The run works under a child of it, so that ending the run ends nothing else (S5).
         max_turns: how often the model may be asked.
+        budget: how much the conversation may use; None for no limit.
         sink: has every entry before anybody else, and may fail the run.
         subscribers: have every entry; may fail only themselves.
         now: wall-clock seconds.
@@ -82,6 +85,7 @@ class Run:
         subscribers: Iterable[Sink],
         now: Callable[[], float],
         settled: Callable[["Run"], None],
+        budget: Budget | None = None,
     ) -> None:
         self.run_id = run_id
         self.token: CancelToken = token.child(name=f"run {run_id}")
@@ -90,7 +94,8 @@ class Run:
         self._user_message = (
             None if user_message is None else evolve(user_message, parent_id=state.conversation.head_id)
         )
-        self._audience = Audience(sink, subscribers)
+        self.account = RunAccount(lambda: self.state, run_id, budget)
+        self._audience = Audience(sink, (*subscribers, *self.account.payers))
         self._before = state  # what the entry that is being told came after
         self._accepting: Entry | None = None  # for a stop that comes in the middle of it, in the same thread
         # Who drives it, at 0: claimed by one atomic `setdefault`, as in `_agent.py` and for the same reason.
@@ -136,8 +141,9 @@ class Run:
 
     def next_step(self) -> Step:
         """What to do next."""
+        refusal = self.account.refusal()
         with self._lock:
-            return self._machine.next_step(winding_down=self._stop_mode == "after_step")
+            return self._machine.next_step(winding_down=self._stop_mode == "after_step", refusal=refusal)
 
     def doing(self, what: StopWhere) -> None:
         """Say what the run is doing now, for a truthful report."""
@@ -388,6 +394,7 @@ class Run:
                 return
         if not self._is_settled:
             self._settled(self)
+            self.account.close()
             self._is_settled = True
         self._audience.tell_subscribers()
 

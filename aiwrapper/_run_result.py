@@ -50,7 +50,8 @@ class RunResult:
         status: `completed`, `stopped` or `failed`.
         conversation: valid whatever happened; give it to the next run.
         text: what the model said last in this run, whole or cut; empty if it said nothing.
-        usage: the sum over the run's turns.
+        usage: the sum over the run's turns, and those of agents that it called as tools. What the conversation has
+            used altogether is `conversation.spent`.
         stop: how it was stopped; None if it was not.
         error: why it failed: a `ModelCallError`, a `StoreError`, or a defect as it was raised. Also set on a run that
             was stopped, or that could not write its end, if its log could not be written to the last.

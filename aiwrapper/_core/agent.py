@@ -99,12 +99,14 @@ class AgentMachine:
         """Take one entry, of this run or of anybody."""
         self._state = step(self._state, entry)
 
-    def next_step(self, *, winding_down: bool = False) -> Step:
+    def next_step(self, *, winding_down: bool = False, refusal: str | None = None) -> Step:
         """What to do next. Looking changes nothing.
 
         Args:
             winding_down: the model is not to be asked again; the step under way is finished, its tools included, so
                 that no call is left without its real result (S10).
+            refusal: why the model is not to be asked again, since the budget is used up; None if it may be. The step
+                under way is finished all the same (U3).
 
         Raises:
             RuntimeError: the last step is not done: a turn has begun and not ended, or a call was started
@@ -119,6 +121,8 @@ class AgentMachine:
             return Finished(self._run_id, "completed")
         if winding_down:
             return Finished(self._run_id, "stopped")
+        if refusal is not None:
+            return Finished(self._run_id, "failed", error="budget", message=refusal)
         if run.turns >= self._max_turns:
             return Finished(
                 self._run_id,

@@ -23,6 +23,7 @@ from typing import assert_never
 
 from attrs import evolve, field, frozen
 
+from aiwrapper._core.budget import NOTHING_SPENT, Spent
 from aiwrapper._core.log import (
     Configured,
     Deleted,
@@ -43,6 +44,7 @@ from aiwrapper._core.log import (
     ToolCallStarted,
     ToolFinished,
     ToolStarted,
+    ToolUsageReported,
     TurnFinished,
     TurnStarted,
     UsageReported,
@@ -70,15 +72,17 @@ from aiwrapper._core.versions import Versions
 class Conversation:
     """Messages as a tree, and the one of them it goes on from. A value: safe to share, cheap to extend.
 
-    Make one with `Conversation.of` or `decode`, go on with `append`.
+    Make one with `Conversation.of` or `decode`, go on with `append`. Two are equal if the same was said in them.
 
     Args:
         all_messages: every message of every branch, in the order in which they were added, by id.
         head_id: the message the next one will follow; None if there is none before it.
+        spent: what its runs have used, on every branch, however they ended (U2, U3).
     """
 
     all_messages: Versions[Message] = field(factory=Versions)
     head_id: str | None = None
+    spent: Spent = field(default=NOTHING_SPENT, kw_only=True, eq=False)
 
     @classmethod
     def of(cls, messages: Iterable[Message]) -> "Conversation":
@@ -128,7 +132,8 @@ def append(conversation: Conversation, message: Message) -> Conversation:
         raise ValueError(f"the conversation has a message with the id {message.id!r} already")
     if message.parent_id != conversation.head_id:
         message = evolve(message, parent_id=conversation.head_id)
-    return Conversation(conversation.all_messages.appended(message, message.id), message.id)
+    messages = conversation.all_messages.appended(message, message.id)
+    return Conversation(messages, message.id, spent=conversation.spent)
 
 
 def move_head(conversation: Conversation, message_id: str | None) -> Conversation:
@@ -237,7 +242,8 @@ def run_report(state: State, run_id: str | None = None) -> RunReport | None:
                 CallReport(call, outcome=run.turn.outcome(index), started=run.turn.is_started(index))
                 for index, call in run.turn.calls(run.run_id)
             )
-        return RunReport(run.run_id, status="running", turns=run.turns, usage=run.usage_so_far, calls=calls)
+        spent = run.spent
+        return RunReport(run.run_id, status="running", turns=spent.turns, usage=spent.usage, calls=calls)
     if run_id is not None:
         return state.runs.get(run_id)
     return state.runs[len(state.runs) - 1] if len(state.runs) else None
@@ -266,13 +272,23 @@ def step(state: State, entry: Entry) -> State:
             state = _with_run(state, run.with_turn(turn))
             return _turn_closed(state) if turn.is_done else state
         case RetryWaiting():
-            return state
+            run = _run_asking(state, entry)
+            if run is None or run.turn_usage is None:
+                return state
+            # The request that failed had told a count, and the next one begins its own.
+            return _with_run(state, evolve(run, usage=run.usage.plus(run.turn_usage), turn_usage=None))
         case UsageReported():
-            run = state.run
-            if run is None or run.run_id != entry.run_id or not run.turns or run.last_turn != entry.turn:
+            run = _run_asking(state, entry)
+            if run is None:
                 return state
             usage = entry.usage if run.turn_usage is None else run.turn_usage.updated(entry.usage)
             return _with_run(state, evolve(run, turn_usage=usage))
+        case ToolUsageReported():
+            run = _run_asking(state, entry)
+            if run is None or run.turn is None or not run.turn.is_started(entry.index):
+                return state
+            spent = Spent(turns=entry.turns, usage=entry.usage)
+            return _with_run(state, evolve(run, called={**run.called, (entry.turn, entry.index): spent}))
         case TurnStarted():
             return _turn_started(state, entry)
         case RunStarted():
@@ -309,6 +325,14 @@ def step(state: State, entry: Entry) -> State:
             assert_never(entry)
 
 
+def _run_asking(state: State, entry: UsageReported | ToolUsageReported | RetryWaiting) -> OpenRun | None:
+    """The open run, if the entry tells of its last turn."""
+    run = state.run
+    if run is None or run.run_id != entry.run_id or not run.turns or run.last_turn != entry.turn:
+        return None
+    return run
+
+
 def _with_run(state: State, run: OpenRun) -> State:
     # Not attrs.evolve, as in OpenRun.with_turn.
     return State(state.conversation, run, state.runs, state.title, state.settings, state.deleted)
@@ -330,7 +354,7 @@ def _turn_started(state: State, entry: TurnStarted) -> State:
             last_turn=entry.turn,
             turns=run.turns + 1,
             asks_again=True,
-            usage=run.usage_so_far,
+            usage=run.spent_itself.usage,
             turn_usage=None,
         ),
     )
@@ -371,17 +395,19 @@ def _closed(
     state = _turn_closed(state)
     assert state.run is not None
     run = state.run
+    spent = run.spent
     report = RunReport(
         run.run_id,
         status=status,
-        turns=run.turns,
-        usage=run.usage_so_far,
+        turns=spent.turns,
+        usage=spent.usage,
         calls=tuple(run.calls),
         reason=reason,
         message=message,
         where=where,
     )
-    return evolve(state, run=None, runs=state.runs.appended(report, run.run_id))
+    conversation = evolve(state.conversation, spent=state.conversation.spent.plus(spent))
+    return evolve(state, conversation=conversation, run=None, runs=state.runs.appended(report, run.run_id))
 
 
 def _user_message_added(state: State, entry: UserMessageAdded) -> State:

@@ -12,6 +12,7 @@ ErrorKind: TypeAlias = Literal[
     "protocol",  # the body is not what the dialect promises
     "provider",  # the provider reported an error in mid-stream
     "limit",  # one of our own limits: turns, event size
+    "budget",  # what the conversation may use is used up; with a larger budget it goes on
     "store",  # the log could not be written
     "internal",  # a defect in this package or in a sink
 ]

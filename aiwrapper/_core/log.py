@@ -3,7 +3,7 @@
 The log is the truth. A run only ever appends; the conversation, the store, the terminal and the web page
 are all read off the same entries. A run's entries stand in this order:
 
-    run_started (turn_started delta* call* usage* turn_finished (tool_started | tool_finished)*)*
+    run_started (turn_started delta* call* usage* turn_finished (tool_started | tool_usage | tool_finished)*)*
     and then exactly one of run_finished, run_stopped, run_failed
 
 `retry_waiting` stands before a turn's first delta, `usage_reported` wherever the provider says it.
@@ -177,6 +177,29 @@ class ToolFinished:
 
 
 @frozen
+class ToolUsageReported:
+    """What a call under way has used of models so far; a later report of the call replaces an earlier one.
+
+    An agent that is a tool uses them, and whatever else asks a model in a handler.
+
+    Args:
+        run_id: the run.
+        turn: the turn that has called.
+        index: the call.
+        turns: how many times a model was asked.
+        usage: the sum over these.
+    """
+
+    kind: ClassVar[str] = "tool_usage"
+    durability: ClassVar[Durability] = "flush"
+    run_id: str
+    turn: int
+    index: int
+    turns: int = field(kw_only=True)
+    usage: Usage = field(kw_only=True)
+
+
+@frozen
 class RetryWaiting:
     """A request failed before it gave anything and will be sent again after `seconds`.
 
@@ -197,7 +220,10 @@ class RetryWaiting:
 
 @frozen
 class UsageReported:
-    """What the provider has counted for this turn so far; a later report of the turn replaces an earlier one."""
+    """What the provider has counted for this turn so far; a later report of the turn replaces an earlier one.
+
+    After a `retry_waiting` it is another request that is counted, and both are in the sum.
+    """
 
     kind: ClassVar[str] = "usage_reported"
     durability: ClassVar[Durability] = "flush"
@@ -310,6 +336,7 @@ TurnEntry: TypeAlias = (
     | ReasoningFinished
     | ToolCallReady
     | ToolStarted
+    | ToolUsageReported
     | ToolFinished
     | RetryWaiting
     | UsageReported

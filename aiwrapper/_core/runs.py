@@ -1,9 +1,11 @@
 """What is known of a run besides its messages: while it is open, and how it ended."""
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from attrs import field, frozen
 
+from aiwrapper._core.budget import NOTHING_SPENT, Spent
 from aiwrapper._core.log import StopWhere
 from aiwrapper._core.messages import ToolCall, ToolOutcome, Usage
 from aiwrapper._core.turns import OpenTurn
@@ -35,8 +37,8 @@ class RunReport:
     Args:
         run_id: the run.
         status: what became of it.
-        turns: how many times a model was asked.
-        usage: the sum over all turns (U2); complete only if the provider's last count of each was seen (U1).
+        turns: how many times a model was asked, also by agents that it called as tools.
+        usage: the sum over all of these turns (U2); complete only if the provider's last count of each was seen (U1).
         calls: every call that the provider finished, in order.
         reason: why it was stopped, `crash` if nobody said; the class of the failure if it failed; else None.
         message: for people.
@@ -52,9 +54,10 @@ class RunReport:
     message: str = field(default="", kw_only=True)
     where: StopWhere | None = field(default=None, kw_only=True)
 
-
-def _nothing_used() -> Usage:
-    return Usage(complete=True)
+    @property
+    def spent(self) -> Spent:
+        """What it has used of models."""
+        return Spent(turns=self.turns, usage=self.usage)
 
 
 @frozen
@@ -67,9 +70,10 @@ class OpenRun:
         last_turn: the number of the last turn begun, 0 before the first.
         turns: how many were begun.
         asks_again: whether the last closed turn had calls, so that the model has to be asked again.
-        usage: the sum over all turns but the last.
-        turn_usage: the last turn's, as far as reported.
+        usage: the sum over all requests but the last turn's last one.
+        turn_usage: that one's, as far as reported.
         calls: the calls of all closed turns.
+        called: what calls have used of models so far, by turn and index. Never changed, only replaced.
     """
 
     run_id: str
@@ -77,9 +81,10 @@ class OpenRun:
     last_turn: int = 0
     turns: int = 0
     asks_again: bool = True
-    usage: Usage = field(factory=_nothing_used)
+    usage: Usage = field(default=NOTHING_SPENT.usage)
     turn_usage: Usage | None = None
     calls: Versions[CallReport] = field(factory=Versions)
+    called: Mapping[tuple[int, int], Spent] = field(factory=dict, hash=False)
 
     def with_turn(self, turn: OpenTurn) -> "OpenRun":
         """The run with its turn a bit further."""
@@ -93,9 +98,19 @@ class OpenRun:
             self.usage,
             self.turn_usage,
             self.calls,
+            self.called,
         )
 
     @property
-    def usage_so_far(self) -> Usage:
-        """The sum over all turns."""
-        return self.usage.plus(self.turn_usage or Usage()) if self.turns else self.usage
+    def spent_itself(self) -> Spent:
+        """What its own turns have used."""
+        usage = self.usage.plus(self.turn_usage or Usage()) if self.turns else self.usage
+        return Spent(turns=self.turns, usage=usage)
+
+    @property
+    def spent(self) -> Spent:
+        """What its own turns and its calls have used."""
+        spent = self.spent_itself
+        for of_a_call in self.called.values():
+            spent = spent.plus(of_a_call)
+        return spent

@@ -188,7 +188,7 @@ def repair(conversation: Conversation) -> Conversation:
     messages = conversation.messages
     if not any(_violations(messages)):
         return conversation
-    return Conversation.of(_Repair(messages).mended())
+    return evolve(Conversation.of(_Repair(messages).mended()), spent=conversation.spent)
 
 
 class _Repair:

@@ -151,6 +151,7 @@ class WrapChatAgent:
             user_message=None,
             token=answering.token,
             max_turns=agent.max_turns,
+            budget=agent.budget,
             sink=answering.log,
             subscribers=(),
             now=time.time,

@@ -20,9 +20,11 @@ from typing import Any, Final, cast
 import anyio
 from attrs import define, field, frozen
 
+from aiwrapper._account import CallAccount, charging
 from aiwrapper._audience import SinkFailed
 from aiwrapper._core.agent import PendingCall, RunTools
-from aiwrapper._core.log import ToolFinished, ToolStarted
+from aiwrapper._core.budget import NOTHING_SPENT, Spent
+from aiwrapper._core.log import ToolFinished, ToolStarted, ToolUsageReported
 from aiwrapper._core.messages import ToolOutcome
 from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied, describe_exception, result_text
 from aiwrapper._run import Run
@@ -69,7 +71,7 @@ class ToolCalls:
                 while any(not execution.logged for execution in executions):
                     changes.get()
                     for execution in executions:
-                        if execution.log_result(run):
+                        if execution.log_result(run) or execution.log_usage(run):
                             yield
                     run.token.check()
         except BaseException as error:
@@ -122,12 +124,18 @@ class _Execution(ABC):
     arguments: dict[str, Any]  # Any: each value has its parameter's type
     run: Run
     changes: "SimpleQueue[None]"
+    account: CallAccount = field(init=False)
+    told: Spent = field(default=NOTHING_SPENT, init=False)
+    """What is in the log of what it has used."""
     logged: bool = field(default=False, init=False)
     abandoned: bool = field(default=False, init=False)
     ended: bool = field(default=False, init=False)
     """Set as the last word but one of its thread or task; then `result` is final."""
     result: ToolFinished | None = field(default=None, init=False)
     """None after `ended`: the stop interrupted it, so there is no result."""
+
+    def __attrs_post_init__(self) -> None:
+        self.account = self.run.account.call(partial(self.changes.put, None))
 
     @property
     @abstractmethod
@@ -145,10 +153,12 @@ class _Execution(ABC):
             run.abandon(self.pending.call)
 
     def log_result(self, run: Run) -> bool:
-        """Append the result, if there is one that has not been appended."""
-        if self.logged or not self.ended or self.abandoned:
+        """Append what it has used and its result, if there is one that has not been appended."""
+        if self.logged or not (self.ended or self.abandoned):
             return False
-        if self.result is not None:
+        self.account.close()
+        self.log_usage(run)  # before the result, which may close the turn
+        if self.result is not None and not self.abandoned:
             try:  # also after the stop: a finished result is not thrown away (C7)
                 run.append_closing(self.result)
             except SinkFailed:  # everybody else has it
@@ -156,6 +166,23 @@ class _Execution(ABC):
                 raise
         self.logged = True
         return self.result is not None
+
+    def log_usage(self, run: Run) -> bool:
+        """Append what it has used of models, if that is more than the log says."""
+        spent = self.account.spent
+        if spent == self.told:
+            return False
+        step = self.step
+        entry = ToolUsageReported(
+            step.run_id, step.turn, self.pending.index, turns=spent.turns, usage=spent.usage
+        )
+        try:  # also after the stop: it has been used
+            run.append_closing(entry)
+        except SinkFailed:  # everybody else has it
+            self.told = spent
+            raise
+        self.told = spent
+        return True
 
     def end(self) -> None:
         """The last word of its thread or task: the result is final."""
@@ -170,7 +197,11 @@ class _Execution(ABC):
     @contextmanager
     def token(self) -> Iterator[CancelToken]:
         """The token that the handler obeys, put in its place among the arguments."""
-        with self.run.token.child(name=f"tool {self.tool.name}") as token, use_token(token):
+        with (
+            self.run.token.child(name=f"tool {self.tool.name}") as token,
+            use_token(token),
+            charging(self.account),
+        ):
             token.check()  # nothing begins after a stop, though the log says that it was about to
             if self.tool.token_parameter is not None:
                 self.arguments[self.tool.token_parameter] = token
@@ -202,6 +233,7 @@ class _InThread(_Execution):
     thread: threading.Thread = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
         context = contextvars.copy_context()
         self.thread = threading.Thread(
             target=context.run,
@@ -304,6 +336,7 @@ def _log_results(executions: Iterable[_Execution], run: Run) -> None:
             execution.log_result(run)
         except SinkFailed as error:
             failed = error  # only once: it is told nothing more
+            execution.log_result(run)  # if it was the usage that failed
     if failed is not None:
         raise failed
 

@@ -271,6 +271,7 @@ class AnswerView:
                 | log.ReasoningFinished()
                 | log.ToolCallArguments()
                 | log.UsageReported()
+                | log.ToolUsageReported()
                 | log.HeadMoved()
                 | log.Titled()
                 | log.Configured()

@@ -36,6 +36,7 @@ from aiwrapper._core.log import (
     ToolCallStarted,
     ToolFinished,
     ToolStarted,
+    ToolUsageReported,
     TurnFinished,
     TurnStarted,
     UsageReported,
@@ -240,7 +241,11 @@ def _turn(draw: st.DrawFn, run_id: str, turn: int) -> tuple[list[Entry], list[En
         outcome = draw(_OUTCOME)
         finished = ToolFinished(run_id, turn, index, outcome=outcome, content=draw(_RESULT_TEXT))
         started = outcome in ("returned", "raised", "interrupted_running", "sibling_failed")
-        tools.append([ToolStarted(run_id, turn, index), finished] if started else [finished])
+        used: list[Entry] = [
+            ToolUsageReported(run_id, turn, index, turns=turns, usage=draw(_USAGE))
+            for turns in range(1, (1, 1, 1, 2, 3)[_number(draw, 5)])
+        ]
+        tools.append([ToolStarted(run_id, turn, index), *used, finished] if started else [finished])
     return entries, _interleaved(draw, tools)
 
 
@@ -317,6 +322,7 @@ def _stray_entries() -> st.SearchStrategy[Entry]:
         st.builds(ToolStarted, run_ids, turns, indices),
         st.builds(ToolFinished, run_ids, turns, indices, outcome=_OUTCOME, content=text),
         st.builds(UsageReported, run_ids, turns, usage=_USAGE),
+        st.builds(ToolUsageReported, run_ids, turns, indices, turns=st.sampled_from((0, 1, 5)), usage=_USAGE),
         st.builds(TurnFinished, run_ids, turns, finish_reason=st.just("stop")),
         st.builds(TurnStarted, run_ids, turns, producer=_PRODUCER),
         st.builds(RunStarted, run_ids),

@@ -16,6 +16,7 @@ from typing import Final
 
 from attrs import define, evolve, field, frozen
 
+from aiwrapper._core.budget import Spent
 from aiwrapper._core.conversation import (
     Conversation,
     State,
@@ -38,6 +39,7 @@ from aiwrapper._core.log import (
     ToolCallReady,
     ToolFinished,
     ToolStarted,
+    ToolUsageReported,
     TurnFinished,
     TurnStarted,
     UsageReported,
@@ -150,7 +152,7 @@ def broken_rules(evidence: Evidence) -> list[Violation]:
     found += changes(evidence.before, conversation)
     found += untold(entries, conversation)
     found += _read_again(evidence, entries)
-    found += _usage(evidence.result, entries)
+    found += _usage(evidence, entries)
     found += _the_cut(evidence)
     found += _effects(evidence, entries)
     found += _asked(evidence, entries)
@@ -273,16 +275,27 @@ def _read_again(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violat
         yield Violation("C14", "result.conversation", "repair changes what was settled")
 
 
-def _usage(result: RunResult, entries: Sequence[Entry]) -> Iterator[Violation]:
-    """U1, U2: the sum of each turn's last count, and complete only if all of them were seen."""
-    turns: dict[int, Usage] = {}
+def _usage(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
+    """U1, U2: the sum of each request's and each call's last count, and complete only if all of them were seen."""
+    result = evidence.result
+    requests: list[Usage] = []
+    calls: dict[tuple[int, int], ToolUsageReported] = {}
+    turns = 0
     for entry in entries:
-        if isinstance(entry, TurnStarted):
-            turns[entry.turn] = Usage()
-        elif isinstance(entry, UsageReported):
-            turns[entry.turn] = turns[entry.turn].updated(entry.usage)
+        match entry:
+            case TurnStarted():
+                turns += 1
+                requests.append(Usage())
+            case RetryWaiting() if requests[-1] != Usage():  # one that failed before it told anything is none
+                requests.append(Usage())
+            case UsageReported():
+                requests[-1] = requests[-1].updated(entry.usage)
+            case ToolUsageReported():
+                calls[entry.turn, entry.index] = entry
+            case _:
+                pass
     total = Usage(complete=True)
-    for usage in turns.values():
+    for usage in (*requests, *(call.usage for call in calls.values())):
         total = total.plus(usage)
     if result.usage != total:
         yield Violation("U1", "result.usage", f"{result.usage}, and the provider has counted {total}")
@@ -290,6 +303,11 @@ def _usage(result: RunResult, entries: Sequence[Entry]) -> Iterator[Violation]:
         yield Violation(
             "U1", "result.stop", f"usage_complete={result.stop.usage_complete}, and it is {total}"
         )
+    spent = Spent(turns=turns + sum(call.turns for call in calls.values()), usage=total)
+    wanted = evidence.before.spent.plus(spent)
+    if result.conversation.spent != wanted:
+        text = f"{result.conversation.spent}, and before and in the run it was {wanted}"
+        yield Violation("U2", "result.conversation.spent", text)
 
 
 def _the_cut(evidence: Evidence) -> Iterator[Violation]:

@@ -9,9 +9,9 @@ from aiwrapper._core.conversation import Conversation
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.model_spec import ModelSpec
-from aiwrapper.testing import DialectName
+from aiwrapper.testing import DialectName, Say, Turn, render
 from aiwrapper.testing.fakes import FakeProvider
-from aiwrapper.testing.recorded import RecordedTransport
+from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from aiwrapper.transport import HttpTransport, Transport
 
 P = ParamSpec("P")
@@ -20,6 +20,22 @@ R = TypeVar("R")
 DIALECTS: tuple[DialectName, ...] = ("openai_chat", "anthropic")
 KEY = "sk-fake-0123456789abcdef"
 AT_ONCE = RetryPolicy(first_wait_seconds=0.0, max_retry_after_seconds=0.0)
+
+HELLO = Turn((Say(("Hel", "lo")),))
+
+
+def said(*turns: Turn, dialect: DialectName = "openai_chat") -> RecordedTransport:
+    """A model that says this, from memory."""
+    return RecordedTransport([Recording((render(turn, dialect),)) for turn in turns])
+
+
+def silent_after(
+    text: bytes, turn: Turn = HELLO, *, dialect: DialectName = "openai_chat"
+) -> tuple[Recording, Hold]:
+    """The model falls silent after the event with this text."""
+    body, hold = render(turn, dialect), Hold()
+    place = body.index(b"\n\n", body.index(text)) + 2
+    return Recording((body[:place], hold, body[place:])), hold
 
 
 def lang_at(fake: FakeProvider, transport: Transport | None = None) -> Lang:

@@ -34,25 +34,24 @@ from aiwrapper._feed import PIPE_ENTRIES
 from aiwrapper.testing import Call, FakeProvider, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
 from cancel_token.aio import move_on_cancel, run_sync
-from tests.aiwrapper.running import DIALECTS, KEY, Acting, lang, lang_at, violations
+from tests.aiwrapper.running import (
+    DIALECTS,
+    HELLO,
+    KEY,
+    Acting,
+    lang,
+    lang_at,
+    said,
+    silent_after,
+    violations,
+)
 from tests.cancel_token.loops import living_tasks, on_each_runtime, run_on
 
-HELLO = Turn((Say(("Hel", "lo")),))
 SUM = Turn((Say(("It is ", "3 and 7.")),))
 
 
 def bytes_of(turn: Turn) -> bytes:
     return render(turn, "openai_chat")
-
-
-def silent_after(text: bytes, turn: Turn = HELLO) -> tuple[Recording, Hold]:
-    body, hold = bytes_of(turn), Hold()
-    place = body.index(b"\n\n", body.index(text)) + 2
-    return Recording((body[:place], hold, body[place:])), hold
-
-
-def said(*turns: Turn) -> RecordedTransport:
-    return RecordedTransport([Recording((bytes_of(turn),)) for turn in turns])
 
 
 def calls(*names: str) -> Turn:

@@ -33,9 +33,18 @@ from aiwrapper import (
 )
 from aiwrapper._core.conversation import fold, settle
 from aiwrapper.testing import Call, FakeProvider, Say, Turn, render
-from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
+from aiwrapper.testing.recorded import RecordedTransport, Recording
 from cancel_token import CancelKind, Cancelled
-from tests.aiwrapper.running import DIALECTS, Acting, Background, lang_at, violations
+from tests.aiwrapper.running import (
+    DIALECTS,
+    HELLO,
+    Acting,
+    Background,
+    lang_at,
+    said,
+    silent_after,
+    violations,
+)
 from tests.aiwrapper.worlds import AgentFace, HandleFace, World
 
 
@@ -45,24 +54,12 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-HELLO = Turn((Say(("Hel", "lo")),))
 ADDING = Turn((Say(("Let me see.",)), Call("add", ('{"a": 1, "b": 2}',)), Call("add", ('{"a": 3, "b": 4}',))))
 SUM = Turn((Say(("It is ", "3 and 7.")),))
 
 
 def bytes_of(turn: Turn) -> bytes:
     return render(turn, "openai_chat")
-
-
-def said(*turns: Turn) -> RecordedTransport:
-    return RecordedTransport([Recording((bytes_of(turn),)) for turn in turns])
-
-
-def silent_after(text: bytes, turn: Turn = HELLO) -> tuple[Recording, Hold]:
-    """The model falls silent after the event with this text."""
-    body, hold = bytes_of(turn), Hold()
-    place = body.index(b"\n\n", body.index(text)) + 2
-    return Recording((body[:place], hold, body[place:])), hold
 
 
 class Stopping:

@@ -18,6 +18,7 @@ from aiwrapper import (
     AsyncChatAgent,
     AsyncLang,
     AsyncRunHandle,
+    Budget,
     CancelReason,
     CancelToken,
     ChatAgent,
@@ -80,6 +81,7 @@ class AgentFace(Protocol):
 
     lang: ModelSpec
     tools: Mapping[str, Tool[..., object]]
+    budget: Budget | None
 
     @property
     def conversation(self) -> Conversation: ...
@@ -157,6 +159,14 @@ class LoopAgent:
         self.lang = agent.lang
         self.tools = agent.tools
         self._runtime = runtime
+
+    @property
+    def budget(self) -> Budget | None:
+        return self.agent.budget
+
+    @budget.setter
+    def budget(self, budget: Budget | None) -> None:
+        self.agent.budget = budget
 
     @property
     def conversation(self) -> Conversation:
@@ -323,6 +333,7 @@ class World:
         instructions: str = "",
         conversation: Conversation | None = None,
         max_turns: int = 50,
+        budget: Budget | None = None,
         tool_grace_seconds: float = 30.0,
     ) -> AgentFace:
         if self.name == "threads":
@@ -332,6 +343,7 @@ class World:
                 instructions=instructions,
                 conversation=conversation,
                 max_turns=max_turns,
+                budget=budget,
                 tool_grace_seconds=tool_grace_seconds,
             )
         agent = AsyncChatAgent(
@@ -340,6 +352,7 @@ class World:
             instructions=instructions,
             conversation=conversation,
             max_turns=max_turns,
+            budget=budget,
             tool_grace_seconds=tool_grace_seconds,
         )
         return LoopAgent(agent, self.name)
@@ -352,6 +365,7 @@ class World:
         dialect: DialectName = "openai_chat",
         tool_grace_seconds: float = 30.0,
         max_turns: int = 50,
+        budget: Budget | None = None,
     ) -> AgentFace:
         """An agent that is answered from memory."""
         return self.agent(
@@ -359,4 +373,5 @@ class World:
             tools,
             tool_grace_seconds=tool_grace_seconds,
             max_turns=max_turns,
+            budget=budget,
         )

@@ -9,7 +9,7 @@ import pytest
 import trio
 from attrs import evolve
 
-from aiwrapper import AssistantMessage, ChatAgent, Configured, Text, UserMessage, validate
+from aiwrapper import AssistantMessage, Budget, ChatAgent, Configured, Text, UserMessage, validate
 from aiwrapper.chat import ChatAppData, Configuration, Leaving, Running, UnknownMessage, WrapChatAgent
 from aiwrapper.store import Store, UnknownConversation
 from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Turn
@@ -318,6 +318,24 @@ def test_a_chat_is_answered_as_it_is_configured(data: ChatAppData, provider: Fak
     assert {"role": "system", "content": "Be brief."} == asked["messages"][0]
     assert "tools" not in asked
     assert ["look"] == [offered["function"]["name"] for offered in then["tools"]]
+
+
+def test_each_chat_may_use_what_its_agent_is_given(data: ChatAppData, provider: FakeProvider) -> None:
+    """U3."""
+    agent = ChatAgent(lang_at(provider), budget=Budget(turns=1))
+    with WrapChatAgent(data, agent):
+        first, second = data.create(), data.create()
+        for chat_id in (first, first, second):
+            answered(data, chat_id, "Hello?")
+        refused = data.latest(first).log
+        agent.budget = Budget(turns=2)
+        answered(data, first, "And now?")
+
+    assert ["completed", "failed"] == [run.status for run in refused.runs]
+    assert "budget" == refused.runs[1].reason
+    assert "completed" == data.latest(first).log.runs[2].status
+    assert "completed" == data.latest(second).log.runs[0].status
+    assert 3 == len(provider.requests)
 
 
 def test_each_owner_sees_their_own_chats(data: ChatAppData) -> None:
