@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import selectors
-from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
 from cancel_token._aio_asyncio import AsyncioBinding
 from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
-from cancel_token.testing._runtime import LoopRuntime, pass_quietly
+from cancel_token.testing._runtime import LoopRuntime, pass_quietly, tasks_of_threads_in_lanes
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class AsyncioRuntime(LoopRuntime):
         loop = self._loop
         clean = False
         try:
-            with _tasks_of_threads_in_lanes():
+            with tasks_of_threads_in_lanes(AsyncioBinding, lambda run, lane: lambda: _Steps(run(), lane)):
                 result = loop.run_until_complete(attempt())
             clean = True
             return result
@@ -233,41 +233,6 @@ class _Loop(asyncio.SelectorEventLoop):
             self.get_debug(),
             self.slow_callback_duration,
         )
-
-
-@contextmanager
-def _tasks_of_threads_in_lanes() -> Iterator[None]:
-    """Make a lane of a task that a thread of the work starts."""
-    start = AsyncioBinding.start_soon
-
-    def start_in_lane(
-        binding: AsyncioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
-    ) -> None:
-        lane = here.lane
-        if lane is None:
-            start(binding, async_fn, *args)
-            return
-        child = lane.child()
-        child.started = False
-        child.recording.tasks.add(child)
-
-        async def run() -> None:
-            try:
-                await async_fn()
-            finally:
-                child.recording.task_ended(child)
-
-        try:
-            start(binding, lambda: _Steps(run(), child), *args)
-        finally:
-            child.started = True
-            lane.recording.give_way(lane)
-
-    AsyncioBinding.start_soon = start_in_lane  # type: ignore[method-assign, assignment]  # taken for a method
-    try:
-        yield
-    finally:
-        AsyncioBinding.start_soon = start  # type: ignore[method-assign]
 
 
 class _Selector(selectors.DefaultSelector):

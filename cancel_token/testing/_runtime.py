@@ -14,20 +14,21 @@ from __future__ import annotations
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from importlib.util import find_spec
 from types import CodeType
 from typing import Any, TypeVar
 
 import cancel_token
+from cancel_token._aio_binding import Binding
 from cancel_token._deadline import service
 from cancel_token._errors import Cancelled
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks
 from cancel_token.testing._outcomes import Limits, Outcome
-from cancel_token.testing._points import Kind, Lane, Recording, Runaway
+from cancel_token.testing._points import Kind, Lane, Recording, Runaway, here
 from cancel_token.testing._probe import counted_threads
 
 T = TypeVar("T")
@@ -215,6 +216,49 @@ class LoopRuntime(Runtime):
             thread in inert or thread in counted_threads or thread.name.startswith(leaks.KEPT_THREADS)
             for thread in threading.enumerate()
         )
+
+
+@contextmanager
+def tasks_of_threads_in_lanes(
+    binding: type[Binding],
+    in_lane: Callable[
+        [Callable[[], Coroutine[Any, Any, None]], Lane], Callable[[], Coroutine[Any, Any, None]]
+    ],
+) -> Iterator[None]:
+    """Make a lane of a task that a thread of the work starts.
+
+    Args:
+        binding: The runtime's, whose tasks are meant.
+        in_lane: Makes of an async function another one, whose task is in that lane.
+    """
+    start = binding.start_soon
+
+    def start_in_lane(bound: Binding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any) -> None:
+        lane = here.lane
+        if lane is None:
+            start(bound, async_fn, *args)
+            return
+        child = lane.child()
+        child.started = False
+        child.recording.tasks.add(child)
+
+        async def run() -> None:
+            try:
+                await async_fn()
+            finally:
+                child.recording.task_ended(child)
+
+        try:
+            start(bound, in_lane(run, child), *args)
+        finally:
+            child.started = True
+            lane.recording.give_way(lane)
+
+    binding.start_soon = start_in_lane  # type: ignore[method-assign, assignment]  # taken for a method
+    try:
+        yield
+    finally:
+        binding.start_soon = start  # type: ignore[method-assign]
 
 
 def pass_quietly(lane: Lane, kind: Kind, coroutine: object) -> None:

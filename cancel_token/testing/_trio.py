@@ -18,7 +18,7 @@ from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
 from cancel_token.testing._probe import job_in_lane
-from cancel_token.testing._runtime import LoopRuntime, Stuck, pass_quietly
+from cancel_token.testing._runtime import LoopRuntime, Stuck, pass_quietly, tasks_of_threads_in_lanes
 
 T = TypeVar("T")
 
@@ -40,7 +40,11 @@ class TrioRuntime(LoopRuntime):
             self._entry = trio.lowlevel.current_trio_token()
             return await attempt()
 
-        with _same_order_every_time(), _cached_threads_in_lanes(), self._tasks_of_threads_in_lanes():
+        with (
+            _same_order_every_time(),
+            _cached_threads_in_lanes(),
+            tasks_of_threads_in_lanes(TrioBinding, self._in_lane),
+        ):
             try:
                 return trio.run(main, clock=self.clock, instruments=[_Instrument(self)])
             except trio.TrioInternalError:
@@ -48,40 +52,14 @@ class TrioRuntime(LoopRuntime):
                     raise
                 raise self.clock.stuck from None
 
-    @contextmanager
-    def _tasks_of_threads_in_lanes(self) -> Iterator[None]:
-        """Make a lane of a task that a thread of the work starts."""
-        start = TrioBinding.start_soon
+    def _in_lane(
+        self, run: Callable[[], Coroutine[Any, Any, None]], lane: Lane
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        async def run_in_lane() -> None:
+            self.lanes[trio.lowlevel.current_task()] = here.lane = lane
+            await run()
 
-        def start_in_lane(
-            binding: TrioBinding, async_fn: Callable[[], Coroutine[Any, Any, None]], *args: Any
-        ) -> None:
-            lane = here.lane
-            if lane is None:
-                start(binding, async_fn, *args)
-                return
-            child = lane.child()
-            child.started = False
-            child.recording.tasks.add(child)
-
-            async def run() -> None:
-                self.lanes[trio.lowlevel.current_task()] = here.lane = child
-                try:
-                    await async_fn()
-                finally:
-                    child.recording.task_ended(child)
-
-            try:
-                start(binding, run, *args)
-            finally:
-                child.started = True
-                lane.recording.give_way(lane)
-
-        TrioBinding.start_soon = start_in_lane  # type: ignore[method-assign, assignment]  # taken for a method
-        try:
-            yield
-        finally:
-            TrioBinding.start_soon = start  # type: ignore[method-assign]
+        return run_in_lane
 
     async def finish(self, value: object) -> Any:
         if not inspect.isawaitable(value):
