@@ -2,7 +2,8 @@
 
 `fakes` are strict providers on loopback, `scripted` is one in this process, `scripts` is what they say, `rendering`
 gives the bytes alone. `oracle` judges a run that has ended.
-`logs` and `strategies` draw values for hypothesis and are imported by name, because they need it installed.
+`logs`, `histories` and `strategies` draw values for hypothesis and are imported by name, because they need it
+installed.
 """
 
 from aiwrapper.testing._holds import Hold as Hold

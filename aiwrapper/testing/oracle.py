@@ -10,122 +10,38 @@ of docs/conversations.md. Threads, sockets and tasks (R1) are the business of `c
 What the evidence leaves out is not judged: the more of it there is, the more is proved.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from attrs import define, evolve, field, frozen
-
 from aiwrapper._core.budget import Spent
-from aiwrapper._core.conversation import (
-    Conversation,
-    State,
-    append,
-    continue_,
-    fold,
-    move_head,
-    run_report,
-    settle,
-)
-from aiwrapper._core.dialect import Dialect, Options, ToolSpec
-from aiwrapper._core.errors import ModelCallError
+from aiwrapper._core.conversation import State, fold, run_report, settle
 from aiwrapper._core.log import (
     Entry,
     RetryWaiting,
     RunFailed,
     RunFinished,
     RunStopped,
-    TextDelta,
     ToolCallReady,
-    ToolFinished,
-    ToolStarted,
     ToolUsageReported,
     TurnFinished,
     TurnStarted,
     UsageReported,
 )
 from aiwrapper._core.log_json import dump_log, load_log
-from aiwrapper._core.messages import (
-    AssistantMessage,
-    Message,
-    Producer,
-    Text,
-    ToolMessage,
-    Usage,
-    UserMessage,
-)
-from aiwrapper._core.reply import Reply
+from aiwrapper._core.messages import Message, ToolMessage, Usage
 from aiwrapper._core.text import is_json_object
 from aiwrapper._core.validity import Violation, changes, repair, validate
 from aiwrapper._run_result import RunResult
-from aiwrapper.dialects.hosts import HOSTS
-from aiwrapper.dialects.openai_chat import OpenAIChat
+from aiwrapper.testing._evidence import Effect as Effect
+from aiwrapper.testing._evidence import Evidence as Evidence
 from aiwrapper.testing._log_twin import untold
-from aiwrapper.testing._provider import said
-from aiwrapper.testing._records import FakeRequest
-from aiwrapper.testing.scripts import Answer, HttpError, Turn
+from aiwrapper.testing._next_request import refused_next as refused_next
+from aiwrapper.testing._witnesses import unlike_the_provider, unlike_the_tools
 from cancel_token import CancelToken
 from cancel_token import testing as cancel_testing
 
 _TERMINAL = (RunFinished, RunStopped, RunFailed)
 _STATUS: Final = {RunFinished: "completed", RunStopped: "stopped", RunFailed: "failed"}
-
-
-@define(eq=False)
-class Effect:
-    """What the handler of a tool did, told by itself: one for each time that it was called.
-
-    Args:
-        name: the tool's.
-        returned: the text it was about to return when its work was done; None if it did not come that far. To be
-            set where nothing can come between it and the `return`. Each text once, or results cannot be told apart.
-        raised: whether it raised an error of its own.
-    """
-
-    name: str
-    returned: str | None = None
-    raised: bool = False
-
-
-@frozen(kw_only=True)
-class Evidence:
-    """What is known of a run that has ended.
-
-    Args:
-        result: what became of it; of a run that an exception went through, the agent's `last_result`.
-        before: the conversation that it went on from.
-        heard: what each subscriber was told of it, from the first entry on; at least one.
-        stored: what its sink has of it; None without a sink.
-        token: what stops it; None for one that could not be stopped.
-        winding_down: whether a stop with the mode `after_step` was accepted (S10).
-        interrupted: whether an exception that was not ours went through it (S9).
-        at_stop: the agent's conversation as it was when `cancel()` had returned; None if nobody looked then.
-        ended_at_stop: whether the run had ended by then; None if nobody knows, then it may have.
-        at_end: the agent's conversation as a subscriber saw it when it was told the end; None if nobody looked.
-        busy_at_end: whether the agent called itself busy then, so that no next message could be said.
-        requests: what the provider saw of this run, in order.
-        answered: what it answered each of them; None for a refusal.
-        taken: of each answer, the bytes that had been done with; see `ScriptedTransport.taken`.
-        effects: what its tools did; None if they do not tell.
-        tools: what the model was offered, so that the next request may be judged.
-    """
-
-    result: RunResult
-    before: Conversation = field(factory=Conversation)
-    heard: Sequence[Sequence[Entry]]
-    stored: Sequence[Entry] | None = None
-    token: CancelToken | None = None
-    winding_down: bool = False
-    interrupted: bool = False
-    at_stop: Conversation | None = None
-    ended_at_stop: bool | None = False
-    at_end: Conversation | None = None
-    busy_at_end: bool = False
-    requests: Sequence[FakeRequest] | None = None
-    answered: Sequence[Answer | None] = ()
-    taken: Sequence[bytes] = ()
-    effects: Sequence[Effect] | None = None
-    tools: tuple[ToolSpec, ...] = ()
 
 
 def assert_rules_kept(evidence: Evidence) -> None:
@@ -154,8 +70,8 @@ def broken_rules(evidence: Evidence) -> list[Violation]:
     found += _read_again(evidence, entries)
     found += _usage(evidence, entries)
     found += _the_cut(evidence)
-    found += _effects(evidence, entries)
-    found += _asked(evidence, entries)
+    found += unlike_the_tools(evidence, entries)
+    found += unlike_the_provider(evidence, entries)
     found += refused_next(conversation, evidence.tools)
     if evidence.token is not None:
         found += _left_on(evidence.token)
@@ -334,144 +250,8 @@ def _may_have_become(was: Message, now: Message) -> bool:
     )
 
 
-def _effects(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
-    """C7, S8: what the tools did is what the log says they did, and nothing ran that it does not name."""
-    if evidence.effects is None:
-        return
-    names = {(entry.turn, entry.index): entry.name for entry in entries if isinstance(entry, ToolCallReady)}
-    started = Counter(names[entry.turn, entry.index] for entry in entries if isinstance(entry, ToolStarted))
-    called = Counter(effect.name for effect in evidence.effects)
-    for name in called:
-        if called[name] > started[name]:
-            text = f"called {called[name]} times, and started {started[name]} times as the log says"
-            yield Violation("S8", f"tool {name}", text)
-    errors = Counter(
-        names[entry.turn, entry.index]
-        for entry in entries
-        if isinstance(entry, ToolFinished) and entry.outcome == "raised"
-    )
-    errors -= Counter(effect.name for effect in evidence.effects if effect.raised)
-    for name in errors:
-        yield Violation("S6", f"tool {name}", "the log has an error of it, and it has raised none")
-    told = Counter(
-        (names[entry.turn, entry.index], entry.content)
-        for entry in entries
-        if isinstance(entry, ToolFinished) and entry.outcome == "returned"
-    )
-    done = Counter((each.name, each.returned) for each in evidence.effects if each.returned is not None)
-    for name, content in told - done:
-        yield Violation(
-            "C7", f"tool {name}", f"the log has the result {content!r}, which it has not returned"
-        )
-    lost = done - told
-    stop = evidence.result.stop
-    lost -= Counter({each: 1 for each in lost if stop and each[0] in {call.name for call in stop.abandoned}})
-    for name, returned in lost:
-        yield Violation("C7", f"tool {name}", f"it has returned {returned!r}, which the log does not have")
-
-
-def _asked(evidence: Evidence, entries: Sequence[Entry]) -> Iterator[Violation]:
-    """S4, S8, C11, C13: what the provider was asked, and that its words are what was told."""
-    if evidence.requests is None:
-        return
-    for request in evidence.requests:
-        for broken in request.violations:
-            yield Violation(
-                "C13", f"requests[{request.number}]", f"refused for {broken.rule}: {broken.message}"
-            )
-    attempts: list[str] = []  # the text of each
-    whole: list[bool] = []
-    dialects: list[str] = []
-    for entry in entries:
-        match entry:
-            case TurnStarted() | RetryWaiting():
-                attempts.append("")
-                whole.append(False)
-                dialects.append(entry.producer.dialect if isinstance(entry, TurnStarted) else dialects[-1])
-            case TextDelta():
-                attempts[-1] += entry.text
-            case TurnFinished():
-                whole[-1] = True
-            case _:
-                pass
-    if len(evidence.requests) > len(attempts):
-        text = f"{len(evidence.requests)} requests, and the log permits {len(attempts)}"
-        yield Violation("S8", "requests", text)
-    for number, answer in enumerate(evidence.answered[: len(attempts)]):
-        text = attempts[number]
-        if isinstance(answer, HttpError) and text:
-            yield Violation("C11", f"answered[{number}]", f"{text!r} was told of an error")
-        if isinstance(answer, Turn):
-            words = said(answer).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-            if text != words and (whole[number] or not words.startswith(text)):
-                yield Violation("C11", f"answered[{number}]", f"told was {text!r}, and said {words!r}")
-    for number, body in enumerate(evidence.taken[: len(attempts)]):
-        heard = _text_of(body, dialects[number])
-        if not attempts[number].startswith(heard):
-            text = f"told was {attempts[number]!r}, and {heard!r} had been received and done with"
-            yield Violation("C11", f"taken[{number}]", text)
-
-
-def _text_of(body: bytes, dialect_name: str) -> str:
-    """The text that the beginning of a body says."""
-    dialect = next(each for each in _KINDS if each.name == dialect_name)
-    text = ""
-    try:
-        for entry in Reply(dialect.decoder(), "", 0).feed(body):
-            if isinstance(entry, TextDelta):
-                text += entry.text
-    except ModelCallError:
-        pass  # what comes before it counts
-    return text
-
-
 def _left_on(token: CancelToken) -> Iterator[Violation]:
     """R2: nothing of the run hangs on its token."""
     stats = token.stats()
     if stats.children or stats.registrations or stats.waiting:
         yield Violation("R2", "token", f"{stats} after the end")
-
-
-def _kind(dialect: Dialect) -> Dialect:
-    """The dialect without the ways that no rule looks at, so that each kind of host is asked once."""
-    if isinstance(dialect, OpenAIChat):
-        return evolve(dialect, max_tokens_field="max_tokens", usage_option=True)
-    return dialect
-
-
-_KINDS: Final = tuple(dict.fromkeys(_kind(host.dialect) for host in HOSTS.values()))
-_USERS_NEXT: Final = "And now?"
-
-
-def refused_next(conversation: Conversation, tools: tuple[ToolSpec, ...] = ()) -> list[Violation]:
-    """C13, C16, C17: what any host's dialect refuses of the three ways to go on from here; [] if nothing.
-
-    Said is a user's next message, what `continue_` asks for, and another try of the last answer.
-
-    Args:
-        conversation: a settled one.
-        tools: what the model is offered.
-    """
-    ways = [append(conversation, UserMessage("the next", (Text(_USERS_NEXT),)))]
-    asked = continue_(conversation)
-    ways.append(conversation if asked is None else append(conversation, asked))
-    again = conversation.head
-    while again is not None and not isinstance(again, UserMessage):
-        again = conversation.message(again.parent_id)
-    if again is not None:
-        ways.append(move_head(conversation, again.id))
-    found: list[Violation] = []
-    for dialect, options in _everybody(conversation, tools):
-        for way in ways:
-            if way.head is not None:
-                found += dialect.violations(dialect.encode(way, options))
-    return found
-
-
-def _everybody(conversation: Conversation, tools: tuple[ToolSpec, ...]) -> Iterator[tuple[Dialect, Options]]:
-    """Each kind of host that we know, as asked by the last producer and, where there is one, with thinking."""
-    producers = [m.producer for m in conversation.all_messages if isinstance(m, AssistantMessage)]
-    for dialect in _KINDS:
-        last = next((p for p in reversed(producers) if p.dialect == dialect.name), None)
-        producer = last or Producer(dialect.name, "elsewhere.example", model="another")
-        yield dialect, Options(producer=producer, tools=tools, thinking_tokens=2_000)

@@ -26,7 +26,8 @@ from aiwrapper._core.messages import (
 )
 from aiwrapper._core.turns import SYNTHETIC_RESULTS
 from aiwrapper._core.validity import LOST_CALL, NO_RESULT_RECORDED, changes, repair, validate
-from aiwrapper.testing.logs import broken_histories, conversations, logs
+from aiwrapper.testing.histories import broken_histories
+from aiwrapper.testing.logs import conversations, logs
 
 PRODUCER = Producer("anthropic", "api.anthropic.com", model="claude")
 

@@ -16,7 +16,8 @@ from aiwrapper._core.validity import repair
 from aiwrapper.dialects._wire_history import BRIDGE, CallIds
 from aiwrapper.dialects.anthropic import Anthropic
 from aiwrapper.dialects.openai_chat import OpenAIChat
-from aiwrapper.testing.logs import PRODUCERS, broken_histories, conversations, logs, messages, user_parts
+from aiwrapper.testing.histories import broken_histories, messages
+from aiwrapper.testing.logs import PRODUCERS, conversations, logs, user_parts
 
 DIALECTS: dict[str, Dialect] = {
     "openai_chat": OpenAIChat(),
