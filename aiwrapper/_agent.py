@@ -13,7 +13,8 @@ from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
 from aiwrapper._core.errors import Busy
 from aiwrapper._core.log import Sink, UserMessageAdded
-from aiwrapper._core.tools import Tool, describe_exception, tool
+from aiwrapper._core.text import describe_exception
+from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed, Pipe
 from aiwrapper._run import Driver, Run, RunResult
 from aiwrapper.drivers._run_thread import RunThread

@@ -41,8 +41,7 @@ from aiwrapper._core.log import (
     UserMessageAdded,
 )
 from aiwrapper._core.messages import ToolCall
-from aiwrapper._core.text import well_formed
-from aiwrapper._core.tools import describe_exception
+from aiwrapper._core.text import describe_exception, well_formed
 from aiwrapper._run_result import RunResult as RunResult
 from aiwrapper._run_result import StopMode as StopMode
 from aiwrapper._run_result import StopReceipt as StopReceipt

@@ -10,9 +10,9 @@ import msgspec
 from attrs import frozen
 
 from aiwrapper._core.conversation import Conversation, State
-from aiwrapper._core.errors import ModelCallError
+from aiwrapper._core.errors import InvalidArguments, ModelCallError
 from aiwrapper._core.log import Sink, UserMessageAdded
-from aiwrapper._core.tools import InvalidArguments, read_json, schema_of
+from aiwrapper._core.schemas import read_json, schema_of
 from aiwrapper._run import Run, RunResult
 from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.aio import in_a_thread, stopped_by

@@ -1,4 +1,4 @@
-"""What text has to be before it is kept: three questions that several rooms ask, answered once."""
+"""What text has to be before it is kept: questions that several rooms ask, answered once."""
 
 import re
 from typing import Final
@@ -59,3 +59,12 @@ def _is_nested_too_deeply(text: str) -> bool:
         elif found[0] in ("]", "}"):
             depth -= 1
     return False
+
+
+def describe_exception(error: BaseException) -> str:
+    """An exception in one line for a model or a person, whatever its `__str__` does."""
+    try:
+        text = well_formed(str(error))
+    except Exception as broken:
+        text = f"its text cannot be shown: {type(broken).__name__}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

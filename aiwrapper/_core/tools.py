@@ -20,14 +20,13 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, overload
 import msgspec
 from attrs import field, frozen
 
-from aiwrapper._core.dialect import JsonObject, ToolSpec
+from aiwrapper._core.dialect import ToolSpec
 from aiwrapper._core.errors import InvalidArguments as InvalidArguments
 from aiwrapper._core.errors import ToolDenied as ToolDenied
-from aiwrapper._core.text import well_formed
+from aiwrapper._core.schemas import decoded, object_of, schema_of, value_of
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-T = TypeVar("T")
 
 # The narrowest of what the providers' pages allow: OpenAI and Anthropic take 64 of these characters.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -80,7 +79,7 @@ class Tool(Generic[P, R]):
         Raises:
             InvalidArguments: it is no such JSON, or does not fit the signature; the text says where.
         """
-        values = _decoded(self._decoder, text)
+        values = decoded(self._decoder, text)
         return {
             name: value
             for name in values.__struct_fields__
@@ -117,59 +116,6 @@ def tool(
     if function is None:
         return lambda function: _make(function, name, description)
     return _make(function, name, description)
-
-
-def read_json(text: str, wanted: type[T]) -> T:
-    """Read JSON into a type, strictly.
-
-    Raises:
-        InvalidArguments: it is no such JSON; the text says where, for the model that wrote it.
-        TypeError: JSON cannot be read into the type.
-    """
-    value: T = _decoded(msgspec.json.Decoder(wanted, dec_hook=_pydantic_object), text)
-    return value
-
-
-def _decoded(decoder: "msgspec.json.Decoder[Any]", text: str) -> Any:
-    try:
-        return decoder.decode(text)
-    except RecursionError:
-        raise InvalidArguments("the JSON is nested too deeply") from None
-    except UnicodeEncodeError:
-        raise InvalidArguments("the JSON holds half a surrogate pair, which is no text") from None
-    except msgspec.ValidationError as error:
-        raise InvalidArguments(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise InvalidArguments(f"this is no JSON: {error}") from error
-    except Exception as error:  # a validator of the user's own types
-        raise InvalidArguments(describe_exception(error)) from error
-
-
-def result_text(value: object) -> str:
-    """What a tool returned, as text for the model: a string as it is, everything else as JSON.
-
-    Raises:
-        TypeError: it cannot be JSON; says of which type it is.
-    """
-    if isinstance(value, str):
-        return well_formed(value)
-    try:
-        return msgspec.json.encode(value, enc_hook=_pydantic_value).decode()
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise TypeError(f"{type(value).__name__!r} cannot be given as JSON: {error}") from error
-    except Exception as error:  # of the value's own methods
-        raise TypeError(
-            f"{type(value).__name__!r} cannot be given as JSON: {describe_exception(error)}"
-        ) from error
-
-
-def describe_exception(error: BaseException) -> str:
-    """An exception in one line for a model or a person, whatever its `__str__` does."""
-    try:
-        text = well_formed(str(error))
-    except Exception as broken:
-        text = f"its text cannot be shown: {type(broken).__name__}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _make(function: Callable[P, R], name: str | None, description: str | None) -> Tool[P, R]:
@@ -300,94 +246,17 @@ def _schema_and_decoder(
 ) -> tuple[str, "msgspec.json.Decoder[Any]"]:
     try:
         arguments = msgspec.defstruct("arguments", fields, kw_only=True, forbid_unknown_fields=True)
-        decoder = msgspec.json.Decoder(arguments, dec_hook=_pydantic_object)
+        decoder = msgspec.json.Decoder(arguments, dec_hook=object_of)
         schema = schema_of(arguments)
     except TypeError as error:
         raise TypeError(f"tool {name!r} has a parameter that JSON cannot be read into: {error}") from error
     del schema["title"]
     for parameter, default in defaults.items():
         try:
-            schema["properties"][parameter]["default"] = msgspec.to_builtins(
-                default, enc_hook=_pydantic_value
-            )
+            schema["properties"][parameter]["default"] = msgspec.to_builtins(default, enc_hook=value_of)
         except (TypeError, ValueError, RecursionError):
             pass  # a default that is no JSON is Python's affair: the model only learns that it may leave it out
     return msgspec.json.encode(schema).decode(), decoder
-
-
-def schema_of(wanted: Any) -> JsonObject:
-    """The JSON Schema of a type, itself on top and not behind a `$ref`: Anthropic wants `type: object` there.
-
-    Raises:
-        TypeError: JSON cannot be read into the type.
-    """
-    (schema,), components = msgspec.json.schema_components(
-        (wanted,), ref_template="#/$defs/{name}", schema_hook=_pydantic_schema
-    )
-    top = schema.get("$ref", "").removeprefix("#/$defs/")
-    if top:
-        schema = components[top] if _refers_to(components, top) else components.pop(top)
-    if components:
-        schema = {**schema, "$defs": components}
-    return _without_nested_definitions(schema)
-
-
-def _refers_to(part: object, name: str) -> bool:
-    """Whether a schema is recursive: then it has to stay among the definitions as well."""
-    waiting = [part]
-    while waiting:
-        match waiting.pop():
-            case dict(found):
-                if found.get("$ref") == f"#/$defs/{name}":
-                    return True
-                waiting.extend(found.values())
-            case list(found):
-                waiting.extend(found)
-            case _:
-                pass
-    return False
-
-
-def _without_nested_definitions(schema: JsonObject) -> JsonObject:
-    """Move the `$defs` of pydantic's schemas to the top, where their `$ref`s look for them."""
-    definitions: JsonObject = schema.pop("$defs", {})
-    waiting: list[object] = [schema, *definitions.values()]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            for key, nested in part.pop("$defs", {}).items():
-                definitions.setdefault(key, nested)
-                waiting.append(nested)
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
-    return {**schema, "$defs": definitions} if definitions else schema
-
-
-# Pydantic models are known by what they can do: they need no import of pydantic here.
-
-
-def _pydantic_object(wanted: Any, value: object) -> object:
-    if wanted is object:
-        return value
-    if hasattr(wanted, "model_validate"):
-        return wanted.model_validate(value)
-    raise TypeError(f"{wanted!r} cannot be read from JSON")
-
-
-def _pydantic_schema(wanted: Any) -> JsonObject:
-    if wanted is object:
-        return {"description": "any JSON"}  # msgspec takes an empty schema for none
-    if hasattr(wanted, "model_json_schema"):
-        schema: JsonObject = wanted.model_json_schema()
-        return schema
-    raise TypeError(f"{wanted!r} has no JSON Schema")
-
-
-def _pydantic_value(value: Any) -> object:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__!r} is no JSON")
 
 
 def _read_docstring(docstring: str) -> tuple[str, dict[str, str]]:

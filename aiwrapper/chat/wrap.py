@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from aiwrapper._core.log import RunFailed, RunStarted, RunStopped, TerminalEntry
-from aiwrapper._core.tools import Tool, describe_exception
+from aiwrapper._core.text import describe_exception
+from aiwrapper._core.tools import Tool
 from aiwrapper._run import Run, RunResult
 from aiwrapper.agents import ChatAgent
 from aiwrapper.chat._answering import Answering

@@ -26,7 +26,9 @@ from aiwrapper._core.agent import PendingCall, RunTools
 from aiwrapper._core.budget import NOTHING_SPENT, Spent
 from aiwrapper._core.log import ToolFinished, ToolStarted, ToolUsageReported
 from aiwrapper._core.messages import ToolOutcome
-from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied, describe_exception, result_text
+from aiwrapper._core.schemas import result_text
+from aiwrapper._core.text import describe_exception
+from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied
 from aiwrapper._run import Run
 from cancel_token import CancelReason, CancelToken
 from cancel_token.aio import Loop, move_on_cancel

@@ -13,7 +13,9 @@ import msgspec
 import pydantic
 import pytest
 
-from aiwrapper._core.tools import InvalidArguments, Tool, describe_exception, result_text, tool
+from aiwrapper._core.schemas import result_text
+from aiwrapper._core.text import describe_exception
+from aiwrapper._core.tools import InvalidArguments, Tool, tool
 from cancel_token import CancelToken
 
 if typing.TYPE_CHECKING:
