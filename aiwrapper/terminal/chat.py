@@ -1,7 +1,6 @@
 """`aiwrapper chat`: a conversation in the terminal. Ctrl-C stops an answer; the next message goes on from it."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -20,14 +19,12 @@ from aiwrapper._run import RunResult
 from aiwrapper.agents import ChatAgent
 from aiwrapper.store import Store
 from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, find_chat, store_path
-from aiwrapper.terminal.choose import choose, host_of
-from aiwrapper.terminal.exit_status import ExitStatus
+from aiwrapper.terminal.choose import choose_or_leave
 from aiwrapper.terminal.keyboard import Asker, echo
-from aiwrapper.terminal.model import offer_model
 from aiwrapper.terminal.printing import printable
 from aiwrapper.terminal.render import AnswerView
 from aiwrapper.toolbox import toolbox
-from cancel_token import Cancelled, CancelToken
+from cancel_token import CancelToken
 from cancel_token.signals import cancel_on_sigint
 
 HELP = """\
@@ -45,18 +42,9 @@ def chat(options: argparse.Namespace) -> int:
     with ExitStack() as resources:
         store = resources.enter_context(Store(store_path(options.store)))
         chat_id = None if options.resume is None else find_chat(store, options.resume).id
-        if options.host is None and host_of(os.environ) == "voice" and sys.stdin.isatty():
-            status = offer_model()
-            if status:
-                return status
-        token = CancelToken(name="starting")
-        try:
-            with cancel_on_sigint(token, watcher=True):
-                choice = choose(
-                    options.host, options.model, environment=os.environ, token=token, resources=resources
-                )
-        except Cancelled:
-            return ExitStatus.STOPPED
+        choice = choose_or_leave(options, resources)
+        if isinstance(choice, int):
+            return choice
         if chat_id is None:
             chat_id = store.create()
         patience = _Patience()

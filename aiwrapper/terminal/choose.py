@@ -1,5 +1,8 @@
 """Which model answers: flags first, then the environment, then the local model, then the built-in voice."""
 
+import argparse
+import os
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,10 +19,13 @@ from aiwrapper.dialects.hosts import HOSTS
 from aiwrapper.dialects.openai_chat import OpenAIChat
 from aiwrapper.lang import Lang
 from aiwrapper.local import SAMPLING, LocalModel, find_model
+from aiwrapper.terminal.exit_status import ExitStatus
+from aiwrapper.terminal.model import offer_model
 from aiwrapper.terminal.voice import VoiceTransport
 from aiwrapper.transport import Signed, network_error
-from cancel_token import CancelToken
+from cancel_token import Cancelled, CancelToken
 from cancel_token.http import Session
+from cancel_token.signals import cancel_on_sigint
 
 KEY_FOR_URLS = "AIWRAPPER_API_KEY"
 """The key for a host that is given as a URL. A known host's key is never sent anywhere else."""
@@ -36,6 +42,35 @@ class Choice:
     lang: Lang
     description: str
     is_voice: bool = field(default=False, kw_only=True)
+
+
+def choose_or_leave(options: argparse.Namespace, resources: ExitStack) -> Choice | int:
+    """The model of a program that goes on by itself. Where there is none at all, a person is offered the local one.
+
+    Args:
+        options: of the command line.
+        resources: takes what has to be closed afterwards.
+
+    Returns:
+        The choice; or the status with which to leave, since Ctrl-C was pressed meanwhile.
+
+    Raises:
+        NoModel: as for `choose`.
+        ModelCallError: as for `choose`.
+        ModelError: as for `choose`.
+    """
+    if options.host is None and host_of(os.environ) == "voice" and sys.stdin.isatty():
+        status = offer_model()
+        if status:
+            return status
+    token = CancelToken(name="starting")
+    try:
+        with cancel_on_sigint(token, watcher=True):
+            return choose(
+                options.host, options.model, environment=os.environ, token=token, resources=resources
+            )
+    except Cancelled:
+        return ExitStatus.STOPPED
 
 
 def choose(

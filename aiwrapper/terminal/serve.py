@@ -3,7 +3,6 @@
 import argparse
 import os
 import secrets
-import sys
 from collections.abc import Collection
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -17,13 +16,10 @@ from aiwrapper.chat.serve import Place
 from aiwrapper.chat.serve import serve as serve_app
 from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.terminal.chats import store_path
-from aiwrapper.terminal.choose import choose, host_of
-from aiwrapper.terminal.exit_status import ExitStatus
-from aiwrapper.terminal.model import offer_model
+from aiwrapper.terminal.choose import choose_or_leave
 from aiwrapper.terminal.printing import printable
 from aiwrapper.toolbox import toolbox
-from cancel_token import Cancelled, CancelToken
-from cancel_token.signals import cancel_on_sigint
+from cancel_token import CancelToken
 
 TOKEN_VARIABLE = "AIWRAPPER_SERVE_TOKEN"
 """Where a token is looked up that pages have to know; without it, one is drawn where one is needed."""
@@ -43,18 +39,9 @@ def serve(options: argparse.Namespace) -> int:
         0; 130 if it was stopped before it listened.
     """
     with ExitStack() as resources:
-        if options.host is None and host_of(os.environ) == "voice" and sys.stdin.isatty():
-            status = offer_model()
-            if status:
-                return status
-        token = CancelToken(name="starting")
-        try:
-            with cancel_on_sigint(token, watcher=True):
-                choice = choose(
-                    options.host, options.model, environment=os.environ, token=token, resources=resources
-                )
-        except Cancelled:
-            return ExitStatus.STOPPED
+        choice = choose_or_leave(options, resources)
+        if isinstance(choice, int):
+            return choice
         tools = toolbox(_nobody_to_ask)
         agent = ChatAgent(
             choice.lang,
