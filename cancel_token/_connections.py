@@ -14,8 +14,10 @@ Who owns what, and until when:
 import contextlib
 import http.client
 import io
+import math
 import queue
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -41,6 +43,22 @@ from cancel_token.sockets import connect_hooked, raise_stop
 READ_BYTES = 65_536
 
 
+def _leave_waiting_to_the_kernel(sock: socket.socket) -> None:
+    """Let a read keep the time in one system call, where Python makes two and takes its lock again after each.
+
+    It lasts until the next request sets the timeout. A read that takes too long gives None. TLS has ways of its own.
+    """
+    if sys.platform == "win32" or type(sock) is not socket.socket:
+        return
+    seconds = sock.gettimeout()
+    fraction, whole = math.modf(seconds or 0.0)
+    microseconds = round(fraction * 1e6) or (
+        0 if whole or seconds is None else 1
+    )  # nothing at all means for ever
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(whole), microseconds))
+    sock.settimeout(None)
+
+
 class _CheckedSocket(io.RawIOBase):
     """The raw end of a response's file: asks the token before and after each read."""
 
@@ -64,6 +82,8 @@ class _CheckedSocket(io.RawIOBase):
         # The end we see may be of our own making, and what has come before it is too late.
         if token.cancelled:
             token.check()
+        if count is None:  # see `_leave_waiting_to_the_kernel`
+            raise TimeoutError("timed out")
         return count
 
     def fileno(self) -> int:
@@ -205,6 +225,8 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         """Make `http.client`'s response, reading from our file."""
         response = http.client.HTTPResponse(sock, debuglevel, method, url)
         assert self._line is not None
+        if self._answering:
+            _leave_waiting_to_the_kernel(sock)
         response.fp = Reader(self._line, response.fp.detach(), last=self._answering)
         return response
 
@@ -250,6 +272,10 @@ class HTTPConnectionPool(urllib3.HTTPConnectionPool):
     def _put_conn(self, conn: Any) -> None:  # Any: our connection or None
         if conn is not None and not conn.release_token():
             conn.close()
+        if conn is not None and conn.sock is None and not self.block:
+            # Nobody waits for its place. Of thousands that are stopped together each would stand in line for the lock
+            # of the queue, to learn that it is full, and log it.
+            return
         super()._put_conn(conn)
 
     def close_idle(self) -> None:
