@@ -1,12 +1,13 @@
 """A run's entries on their way to readers in other threads and in event loops.
 
-Both kinds are subscribers of a run: they are told in its thread, and wake whoever waits. A reader sleeps on a
-`CancelToken` of its own, the one event that a thread and a task of trio or asyncio may wait for alike; it
-is hung up before the reader looks once more, so no entry is missed, and it costs nothing while the reader keeps up.
+Both kinds are subscribers of a run: they are told in its thread, and wake whoever sleeps. A reader hangs what wakes it
+on a bell before it looks once more, so no entry is missed; one that keeps up costs the run nothing.
 """
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Final, Protocol
 
 from attrs import define, field
@@ -22,39 +23,31 @@ PIPE_ENTRIES: Final = 256
 class Bell:
     """Wakes everybody who sleeps."""
 
-    _sleepers: list[CancelToken] = field(factory=list, init=False)
+    _sleepers: list[Callable[[], object]] = field(factory=list, init=False)
 
     def ring(self) -> None:
         """Something has changed. From any thread."""
         while self._sleepers:
             try:
-                self._sleepers.pop().cancel_and_report("something has changed")
+                wake = self._sleepers.pop()
             except IndexError:  # its sleeper has taken it back in between
                 return
+            wake()
 
-    def sleep_until(self, changed: Callable[[], bool]) -> CancelToken | None:
-        """A token that is cancelled at the next ring; None if there is no need to sleep.
+    def hang(self, wake: Callable[[], object]) -> None:
+        """Have `wake` called at the next ring. Then look once more whether there is need to sleep."""
+        self._sleepers.append(wake)
 
-        Args:
-            changed: whether what is waited for is so already. Looked at when nothing can be missed any more.
-        """
-        sleeper = CancelToken(name="until something has changed")
-        self._sleepers.append(sleeper)
-        if not changed():
-            return sleeper
-        self.forget(sleeper)
-        return None
-
-    def forget(self, sleeper: CancelToken) -> None:
-        """Take back a token that nobody waits for any more."""
+    def forget(self, wake: Callable[[], object]) -> None:
+        """Take it back; it may be called at this moment all the same."""
         try:
-            self._sleepers.remove(sleeper)
+            self._sleepers.remove(wake)
         except ValueError:  # it has rung
             pass
 
 
 class Reader(Protocol):
-    """One who reads a run's log. Look at `ended`, then `take`; if that gives nothing and it was not ended, `sleep`."""
+    """One who reads a run's log. Look at `ended`, then `take`; if that gives nothing and it was not ended, sleep."""
 
     @property
     def ended(self) -> bool:
@@ -63,11 +56,13 @@ class Reader(Protocol):
     def take(self) -> Entry | None:
         """The next entry; None if there is none now."""
 
-    def sleep(self) -> CancelToken | None:
-        """What to wait for when there is none; None: look again at once."""
+    @property
+    def bell(self) -> Bell:
+        """Rung when there is something, and when nothing is added any more."""
 
-    def forget(self, sleeper: CancelToken) -> None:
-        """Have done with what `sleep` gave, whether or not it was waited for to the end."""
+    @property
+    def has_news(self) -> bool:
+        """Whether there is no need to sleep."""
 
 
 @define(eq=False)
@@ -108,12 +103,13 @@ class FeedReader:
         self._seen += 1
         return self._feed.entries[self._seen - 1]
 
-    def sleep(self) -> CancelToken | None:
-        feed = self._feed
-        return feed.bell.sleep_until(lambda: feed.ended or len(feed.entries) > self._seen)
+    @property
+    def bell(self) -> Bell:
+        return self._feed.bell
 
-    def forget(self, sleeper: CancelToken) -> None:
-        self._feed.bell.forget(sleeper)
+    @property
+    def has_news(self) -> bool:
+        return self._feed.ended or len(self._feed.entries) > self._seen
 
 
 @define(eq=False)
@@ -128,24 +124,20 @@ class Pipe:
     ended: bool = field(default=False, init=False)
     """Set after the last entry."""
     _entries: deque[Entry] = field(factory=deque, init=False)
-    _filled: Bell = field(factory=Bell, init=False)
+    bell: Bell = field(factory=Bell, init=False)
     _drained: Bell = field(factory=Bell, init=False)
 
     def append(self, entry: Entry, /) -> None:
         """Take an entry, when there is room for it; called by the run."""
-        while self._is_full():
-            sleeper = self._drained.sleep_until(lambda: not self._is_full())
-            if sleeper is not None:
-                with CancelToken.any(sleeper, self.stopped) as either:
-                    either.wait()
-                self._drained.forget(sleeper)
+        if len(self._entries) >= PIPE_ENTRIES:
+            self._wait_for_room()
         self._entries.append(entry)
-        self._filled.ring()
+        self.bell.ring()
 
     def end(self) -> None:
         """No entry comes any more."""
         self.ended = True
-        self._filled.ring()
+        self.bell.ring()
 
     def take(self) -> Entry | None:
         if not self._entries:
@@ -155,11 +147,16 @@ class Pipe:
             self._drained.ring()
         return entry
 
-    def sleep(self) -> CancelToken | None:
-        return self._filled.sleep_until(lambda: self.ended or bool(self._entries))
+    @property
+    def has_news(self) -> bool:
+        return self.ended or bool(self._entries)
 
-    def forget(self, sleeper: CancelToken) -> None:
-        self._filled.forget(sleeper)
-
-    def _is_full(self) -> bool:
-        return len(self._entries) >= PIPE_ENTRIES and not self.stopped.cancelled
+    def _wait_for_room(self) -> None:
+        changes: SimpleQueue[None] = SimpleQueue()  # no Condition: a stop may come from a signal handler
+        wake = partial(changes.put, None)
+        with self.stopped.on_cancel(wake):
+            while len(self._entries) >= PIPE_ENTRIES and not self.stopped.cancelled:
+                self._drained.hang(wake)
+                if len(self._entries) >= PIPE_ENTRIES and not self.stopped.cancelled:
+                    changes.get()
+                self._drained.forget(wake)

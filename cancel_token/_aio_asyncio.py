@@ -12,13 +12,13 @@ import contextvars
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from functools import partial
-from os import getpid
 from typing import Any, NoReturn, Self
+from weakref import WeakKeyDictionary, ref
 
 import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
 
-from cancel_token._aio_binding import Binding, Interruption
+from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
 from cancel_token._cancellation import report_unraisable
 
 # Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
@@ -66,13 +66,38 @@ class PatientScope(AnyioScope):
         return try_again
 
 
-class AsyncioBinding(Binding):
-    """An asyncio task's loop."""
+class AsyncioWakeUps(WakeUps):
+    """Those of one loop of asyncio."""
 
     __slots__ = ("_loop",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.process_id = getpid()
+        super().__init__()
+        self._loop = ref(loop)
+
+    def _ring(self) -> None:
+        loop = self._loop()
+        if loop is None:
+            return
+        try:
+            loop.call_soon_threadsafe(self._serve)
+        except RuntimeError as error:
+            if not loop.is_closed():
+                report_unraisable(error, loop)
+            self._forget()
+
+
+# A program has few loops at a time; each entry goes with its loop.
+_WAKE_UPS: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioWakeUps] = WeakKeyDictionary()
+
+
+class AsyncioBinding(Binding):
+    """A task of asyncio in its loop."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake_ups: AsyncioWakeUps) -> None:
+        super().__init__(wake_ups)
         self._loop = loop
 
     @classmethod
@@ -83,15 +108,24 @@ class AsyncioBinding(Binding):
             task = None
         if task is None:
             raise RuntimeError("cancel_token.aio works inside a task of trio or asyncio only")
-        return cls(task.get_loop())
+        loop = task.get_loop()
+        wake_ups = _WAKE_UPS.get(loop)
+        if wake_ups is None:
+            wake_ups = _WAKE_UPS[loop] = AsyncioWakeUps(loop)
+        return cls(loop, wake_ups)
 
-    def release(self) -> None:
-        if getpid() == self.process_id:
-            try:
-                self._loop.call_soon_threadsafe(self.wake)
-            except RuntimeError as error:
-                if not self._loop.is_closed():
-                    report_unraisable(error, self._loop)
+    async def sleep(self) -> None:
+        waiter = self._loop.create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self.wake = wake
+        try:
+            await waiter
+        finally:
+            self.wake = nobody
 
     def start_soon(
         self,

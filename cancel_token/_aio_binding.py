@@ -10,7 +10,9 @@ import contextvars
 import functools
 import sys
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Coroutine
+from os import getpid
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
@@ -50,25 +52,90 @@ class Interruption:
     comes_again: bool
 
 
-class Binding(Waker, ABC):
-    """One task's event loop, as other threads may reach it (T-S13): it makes the loop call `wake`.
+def nobody() -> None:
+    """What is woken where nobody sleeps: a wake-up that comes too late."""
+
+
+class WakeUps(ABC):
+    """The wake-ups that are due in one event loop (T-S13). However many threads have one, the first rings for all.
+
+    To ring costs a system call and more, and trio holds a lock meanwhile: thousands of threads that do so for
+    themselves stand in each other's way, and in the loop's.
+
+    1. Whoever has a wake-up *puts it among the due first and then looks* whether somebody has rung in this round.
+    2. The loop *begins a new round first and then takes* what is due. At least one of them sees the other.
+    3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
+    """
+
+    __slots__ = ("__weakref__", "_due", "_process_id", "_round", "_rung")
+
+    def __init__(self) -> None:
+        self._due: deque[Binding] = deque()
+        self._process_id = getpid()
+        self._round = 0  # written in the loop's thread only
+        self._rung = -1  # the round in which somebody has rung
+
+    def add(self, binding: Binding) -> None:
+        """Have the loop call `binding.wake()`; from any thread, and from a signal handler.
+
+        Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
+        copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
+        """
+        if getpid() != self._process_id:
+            return
+        self._due.append(binding)
+        now = self._round
+        if self._rung != now:
+            try:  # before the mark, so that no interruption comes between it and the ring
+                self._rung = now
+                self._ring()
+            except BaseException:
+                self._ring()
+                raise
+
+    @abstractmethod
+    def _ring(self) -> None:
+        """Have the loop call `_serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
+
+    def _serve(self) -> None:
+        """Wake everybody whose wake-up is due. In the loop's thread."""
+        self._round += 1
+        due = self._due
+        try:
+            for _ in range(len(due)):  # whoever comes meanwhile rings again
+                due.popleft().wake()
+        except BaseException:
+            self._ring()
+            raise
+
+    def _forget(self) -> None:
+        """Nobody waits any more."""
+        self._rung = -1  # so that whoever comes later comes here, too
+        self._due.clear()
+
+
+class Binding(Waker):
+    """One task in its event loop, as other threads may reach it: they make the loop call `wake`.
 
     A wake-up costs more than a trivial call only by what stands between `cancel()` and the loop, so a binding is
     itself what hangs on the token.
     """
 
-    __slots__ = ("process_id", "wake")
+    __slots__ = ("_wake_ups", "wake")
 
-    process_id: int
-    wake: Callable[[], object]  # called in the loop's thread
+    wake: Callable[[], object]  # called in the loop's thread; more often than it was asked for does no harm
+
+    def __init__(self, wake_ups: WakeUps) -> None:
+        self._wake_ups = wake_ups
+        self.wake = nobody
+
+    def release(self) -> None:
+        """Call `wake()` in the loop's thread, if there still is one; from any thread, and from a signal handler."""
+        self._wake_ups.add(self)
 
     @abstractmethod
-    def release(self) -> None:
-        """Call `wake()` in the loop's thread; from any thread, and from a signal handler.
-
-        Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
-        copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
-        """
+    async def sleep(self) -> None:
+        """Sleep until `release` is called, or was called since the task's last checkpoint; or for no reason at all."""
 
     @abstractmethod
     def start_soon(

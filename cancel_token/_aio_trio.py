@@ -8,33 +8,58 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Coroutine
 from functools import partial
-from os import getpid
 from typing import Any, NoReturn, Self
 
 import trio
 
-from cancel_token._aio_binding import Binding, Interruption
+from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
+
+
+class TrioWakeUps(WakeUps):
+    """Those of one run of trio."""
+
+    __slots__ = ("entry",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry = trio.lowlevel.current_trio_token()
+
+    def _ring(self) -> None:
+        try:
+            self.entry.run_sync_soon(self._serve)
+        except trio.RunFinishedError:
+            self._forget()
+
+
+_of_this_run: trio.lowlevel.RunVar[TrioWakeUps | None] = trio.lowlevel.RunVar("cancel_token.aio", None)
 
 
 class TrioBinding(Binding):
-    """A trio task's run."""
+    """A trio task in its run."""
 
-    __slots__ = ("_entry",)
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self.process_id = getpid()
-        self._entry = trio.lowlevel.current_trio_token()
+    _wake_ups: TrioWakeUps
 
     @classmethod
     def current(cls) -> Self:
-        return cls()
+        wake_ups = _of_this_run.get()
+        if wake_ups is None:
+            wake_ups = TrioWakeUps()
+            _of_this_run.set(wake_ups)
+        return cls(wake_ups)
 
-    def release(self) -> None:
-        if getpid() == self.process_id:
-            try:
-                self._entry.run_sync_soon(self.wake)
-            except trio.RunFinishedError:
-                pass
+    async def sleep(self) -> None:
+        self.wake = partial(self._go_on, trio.lowlevel.current_task())
+        await trio.lowlevel.wait_task_rescheduled(self._stay_away)
+
+    def _go_on(self, task: trio.lowlevel.Task) -> None:
+        self.wake = nobody  # trio wants it said once
+        trio.lowlevel.reschedule(task)
+
+    def _stay_away(self, _: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
+        self.wake = nobody
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def start_soon(
         self,
@@ -50,7 +75,7 @@ class TrioBinding(Binding):
                 ended()
 
         try:
-            self._entry.run_sync_soon(spawn)
+            self._wake_ups.entry.run_sync_soon(spawn)
         except trio.RunFinishedError:
             ended()
 
@@ -73,7 +98,7 @@ class TrioBinding(Binding):
             interrupt()
             return trio.lowlevel.Abort.FAILED  # and trio does not ask again
 
-        self.wake = partial(trio.lowlevel.reschedule, task)
+        self.wake = partial(self._go_on, task)
         start(self.release)
         await trio.lowlevel.wait_task_rescheduled(abort)
         return wanted[0] if wanted else None

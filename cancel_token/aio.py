@@ -202,14 +202,12 @@ async def wait_cancelled(token: CancelToken) -> CancelReason:
         Why it was cancelled.
     """
     binding = current_binding()
-    event = anyio.Event()
-    binding.wake = event.set
     try:
         token.add_waker(binding)
-        if not token.cancelled:
-            await event.wait()
-        else:
+        if token.cancelled:
             await anyio.lowlevel.checkpoint()
+        while not token.cancelled:
+            await binding.sleep()
     finally:
         token.remove_waker(binding)
     reason = token.reason
@@ -262,6 +260,30 @@ async def run_sync(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
             return work.finish(child, interruption)
         finally:
             del work, interruption  # an error's traceback leads to this frame: no circle
+
+
+class Sleeper:
+    """The current task, as others wake it: what a lock is to a thread that waits.
+
+    The task publishes `wake`, then looks whether it need sleep at all, then sleeps, and looks again when it is awake.
+    However many tasks of a loop are woken together, the loop is woken once.
+
+    Raises:
+        RuntimeError: This is no task of trio or asyncio.
+    """
+
+    __slots__ = ("_binding",)
+
+    def __init__(self) -> None:
+        self._binding = current_binding()
+
+    def wake(self) -> None:
+        """Wake the task; from any thread, a signal handler, a finalizer. Where the loop has ended, nothing happens."""
+        self._binding.release()
+
+    async def sleep(self) -> None:
+        """Sleep until `wake` is called, or was called since the task's last checkpoint; or for no reason at all."""
+        await self._binding.sleep()
 
 
 def thread_context() -> contextvars.Context:

@@ -20,7 +20,7 @@ from aiwrapper._feed import Feed, FeedReader, Pipe, Reader
 from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
-from cancel_token.aio import run_sync, wait_cancelled
+from cancel_token.aio import Sleeper, run_sync, wait_cancelled
 
 T = TypeVar("T")
 
@@ -205,13 +205,14 @@ class _Entries(AsyncIterator[Entry]):
                 return entry
             if ended:
                 raise StopAsyncIteration
-            sleeper = reader.sleep()
-            if sleeper is not None:
-                self._in_a_row = 0
-                try:
-                    await wait_cancelled(sleeper)
-                finally:
-                    reader.forget(sleeper)
+            sleeper = Sleeper()
+            reader.bell.hang(sleeper.wake)
+            try:
+                if not reader.has_news:
+                    self._in_a_row = 0
+                    await sleeper.sleep()
+            finally:
+                reader.bell.forget(sleeper.wake)
 
 
 async def _wait_through(over: CancelToken) -> None:

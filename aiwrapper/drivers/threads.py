@@ -7,6 +7,7 @@ hand while it goes on, a `RunHandle`, has one.
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from threading import Lock
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -130,11 +131,15 @@ class RunHandle(StartedRun):
                 yield entry
             elif ended:
                 return
-            elif (sleeper := reader.sleep()) is not None:
+            else:
+                asleep = Lock()
+                asleep.acquire()
+                reader.bell.hang(asleep.release)
                 try:
-                    sleeper.wait()
+                    if not reader.has_news:
+                        asleep.acquire()
                 finally:
-                    reader.forget(sleeper)
+                    reader.bell.forget(asleep.release)
 
     def __enter__(self) -> Self:
         return self
