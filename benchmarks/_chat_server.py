@@ -19,11 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
+from attrs import frozen
 
 from aiwrapper import ChatAgent, Lang
 from aiwrapper.chat import ChatApp, ChatAppData, WrapChatAgent
 from aiwrapper.chat._security import Message, Receive, Send
-from aiwrapper.chat._state import Configuration
+from aiwrapper.chat._state import ChatState, Configuration
 from aiwrapper.chat.serve import Place, serve
 from aiwrapper.transport import HttpRequest
 from cancel_token import CancelToken
@@ -83,15 +84,28 @@ def lang(transport: Speaking) -> Lang:
     return Lang.openai_like(base_url="http://memory/v1", model="m", api_key="k", transport=transport)
 
 
-def report_ends(data: ChatAppData, changed: "queue.SimpleQueue[tuple[str, float] | None]") -> None:
+@frozen
+class News:
+    """What an observer was told, and when."""
+
+    chat_id: str
+    number: int
+    at: float
+
+
+def report_ends(data: ChatAppData, changed: "queue.SimpleQueue[News | None]") -> None:
     """Tell of each run that has ended, at the time at which its end was in the store; None ends it."""
-    told: set[str] = set()
+    states: dict[str, ChatState] = {}
     while news := changed.get():
-        chat_id, at = news
-        for run in data.state(chat_id).log.runs:
-            if run.run_id not in told:
-                told.add(run.run_id)
-                tell(settled=run.run_id, at=at)
+        known = states.get(news.chat_id, ChatState())
+        state = data.state_at(
+            news.chat_id, news.number
+        )  # and not as of now, which may be later than the news
+        if state is None or state.position <= known.position:
+            continue
+        for place in range(len(known.log.runs), len(state.log.runs)):
+            tell(settled=state.log.runs[place].run_id, at=news.at)
+        states[news.chat_id] = state
 
 
 def main(others: int) -> None:
@@ -108,10 +122,13 @@ def main(others: int) -> None:
         chats = frozenset(data.create(Configuration(model="other")) for _ in range(others))
         for chat_id in chats:
             data.send_message(chat_id, "Speak")
-        changed: queue.SimpleQueue[tuple[str, float] | None] = queue.SimpleQueue()
-        data.subscribe(
-            lambda chat_id, number: None if chat_id in chats else changed.put((chat_id, time.time()))
-        )
+        changed: queue.SimpleQueue[News | None] = queue.SimpleQueue()
+
+        def observe(chat_id: str, number: int) -> None:
+            if chat_id not in chats:
+                changed.put(News(chat_id, number, time.time()))
+
+        data.subscribe(observe)
         reporter = threading.Thread(target=report_ends, args=(data, changed), name="reporter")
         reporter.start()
         serve(WithBaseline(wrapped, hosts=("127.0.0.1",)), Place(port=0), ready=lambda url: tell(url=url))
