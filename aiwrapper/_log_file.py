@@ -1,4 +1,4 @@
-"""The file of the store: SQLite, and everything that can go wrong with a file.
+"""The file of the store: SQLite.
 
 One row an entry, numbered 1, 2, ... in its conversation; its body is the entry's JSON and is all that is
 known of it. Beside it stand two things that could be read off the body, for listing without reading whole
@@ -7,8 +7,9 @@ logs: the kind of the few entries a list shows (`heading`), and when the row was
 The key (conversation, number) is the last line of defence: should two writers ever believe that they hold
 the same conversation, the second one's insert fails instead of mixing two logs.
 
-Two connections: one writes, one reads. In WAL mode a reader never waits for a writer, so reading a long
-log delays nobody's text. Lock order: `writing` and `_reading` are never held together.
+Three connections: one writes, one reads, and one moves what was written from the WAL into the file
+(`_checkpoints.py`). In WAL mode a reader never waits for a writer, so reading a long log delays nobody's
+text. Lock order: `writing` and `_reading` are never held together.
 """
 
 import ctypes
@@ -18,14 +19,19 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from attrs import frozen
 
+from aiwrapper._checkpoints import Checkpoints
 from aiwrapper._core.errors import StoreError
 from aiwrapper._fork import give_up_in_children
+from aiwrapper._log_errors import is_busy, store_error
 
 APPLICATION_ID = 0x61697772  # "aiwr", in the header of the file: what `file` shows, and how we know ours
 SCHEMA_VERSION = 1
@@ -53,10 +59,8 @@ SCHEMA = (
     f"pragma user_version = {SCHEMA_VERSION}",
 )
 
-# Moving pages from the WAL into the file waits for the disk. It is done behind `commit` entries, whose
-# caller waits for the disk anyway, and in the middle of an answer only if the WAL has grown beyond measure.
-CHECKPOINT_PAGES_COMMIT = 1_000  # SQLite's own default, 4 MB
-CHECKPOINT_PAGES_OTHERWISE = 10_000
+PAGE_BYTES = 4096  # SQLite's default
+MAX_STATEMENT_ROWS = 64  # by hand; SQLite before 3.32 took 999 values a statement, and a row has four
 
 FIRST_PAUSE_SECONDS = 0.001
 LONGEST_PAUSE_SECONDS = 0.02  # by hand: another process's transaction takes well under a millisecond
@@ -122,14 +126,14 @@ class LogFile:
         self._forked = False
         self._writes_durably: bool | None = None
         self._make()
-        self._writer = self._connect()
-        try:
+        with ExitStack() as opened:
+            self._writer = self._connect(opened)
             self._patiently(self._writer, self.writing, self._claim)
             self._keep_private()
-            self._reader = self._connect()
-        except BaseException:
-            self._writer.close()
-            raise
+            self._writer.execute("pragma wal_autocheckpoint = 0").fetchone()
+            self._reader = self._connect(opened)
+            self._checkpoints = Checkpoints(self._connect(opened), self.writing, path.name)
+            opened.pop_all()
         give_up_in_children(self)
 
     @property
@@ -146,6 +150,7 @@ class LogFile:
         """Close the connections; the last one to close tidies the file up. Calling it again does nothing."""
         if self._forked:
             return
+        self._checkpoints.close()
         with self.writing:
             self._closed = True
             self._writer.close()
@@ -159,7 +164,7 @@ class LogFile:
         shares. So the child's copies are made immortal, by a reference that nobody gives back.
         """
         self._forked = True
-        for connection in (self._writer, self._reader):
+        for connection in (self._writer, self._reader, self._checkpoints.connection):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
 
     def add_conversation(self, conversation_id: str, rows: Sequence[Row]) -> None:
@@ -172,7 +177,7 @@ class LogFile:
                     "insert into conversation (id, created_at) values (?, ?)", (conversation_id, time.time())
                 ).lastrowid
                 assert number is not None
-                _insert(connection, Batch(number, 0, rows))
+                _insert(connection, [Batch(number, 0, rows)])
 
         self._patiently(self._writer, self.writing, add)
 
@@ -196,13 +201,16 @@ class LogFile:
             if not batches:
                 return
             self._set_durability(durable=any(row.durable for batch in batches for row in batch.rows))
-            with _Transaction(connection):
+            try:
+                with _Transaction(connection):
+                    _insert(connection, batches)
+            except sqlite3.IntegrityError as exc:
                 for batch in batches:
-                    try:
-                        _insert(connection, batch)
-                    except sqlite3.IntegrityError as exc:
+                    if _last_number(connection, batch.conversation) > batch.after:
                         raise NumberTaken(batch.conversation) from exc
+                raise
             written()
+            self._checkpoints.wrote(_pages(batches))
 
         self._patiently(self._writer, self.writing, write, wait)
 
@@ -213,8 +221,9 @@ class LogFile:
 
     def last_number(self, conversation: int) -> int:
         """The number of the last entry, 0 if there is none."""
-        rows = self._read("select max(number) from entry where conversation = ?", (conversation,))
-        return rows[0][0] or 0
+        return self._patiently(
+            self._reader, self._reading, lambda connection: _last_number(connection, conversation)
+        )
 
     def bodies(self, conversation: int, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """At most `limit` entries behind number `after`: their numbers and bodies, in order."""
@@ -275,7 +284,7 @@ class LogFile:
                     "Let it belong to you, or name another file."
                 ) from exc
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, opened: ExitStack) -> sqlite3.Connection:
         try:
             connection = sqlite3.connect(
                 f"file:{quote(str(self.path.absolute()))}?mode=rw",  # SQLite itself never makes the file
@@ -285,7 +294,8 @@ class LogFile:
                 check_same_thread=False,  # each connection has its lock
             )
         except sqlite3.Error as exc:
-            raise self._error(exc) from exc
+            raise store_error(exc, self.path, self._busy_seconds) from exc
+        opened.callback(connection.close)
         return connection
 
     def _claim(self, connection: sqlite3.Connection) -> None:
@@ -321,9 +331,7 @@ class LogFile:
 
     def _set_durability(self, *, durable: bool) -> None:
         if durable is not self._writes_durably:
-            pages = CHECKPOINT_PAGES_COMMIT if durable else CHECKPOINT_PAGES_OTHERWISE
             self._writer.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
-            self._writer.execute(f"pragma wal_autocheckpoint = {pages}").fetchone()
             self._writes_durably = durable
 
     def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[Any]:  # Any: what a row holds
@@ -353,45 +361,10 @@ class LogFile:
                         raise StoreError(f"The store {str(self.path)!r} is closed.")
                     return attempt(connection)
             except sqlite3.Error as exc:
-                if not _is_busy(exc) or time.monotonic() > give_up_at:
-                    raise self._error(exc) from exc
+                if not is_busy(exc) or time.monotonic() > give_up_at:
+                    raise store_error(exc, self.path, self._busy_seconds) from exc
             wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-    def _error(self, exc: sqlite3.Error) -> StoreError:
-        path = str(self.path)
-        match _primary_code(exc):
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_PROTOCOL:
-                told = (
-                    f"Another process has been writing to the store {path!r} for {self._busy_seconds:g} seconds. "
-                    "Look for one that hangs or is suspended, and try again."
-                )
-            case sqlite3.SQLITE_FULL:
-                told = (
-                    f"The disk is full: {path!r} can't take more. What was written before is kept. "
-                    "Free some space and try again."
-                )
-            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-                told = (
-                    f"The store {path!r} can't be opened for writing ({exc}). What was written before is kept. "
-                    "Make the file, the files beside it and their folder writable, or name another file."
-                )
-            case sqlite3.SQLITE_CORRUPT:
-                told = (
-                    f"The store {path!r} is damaged ({exc}). It was not changed. Copy it and try "
-                    "`sqlite3 COPY .recover`, or name another file."
-                )
-            case sqlite3.SQLITE_NOTADB:
-                told = f"{path!r} is not a store. It was not changed. Name another file."
-            case sqlite3.SQLITE_IOERR:
-                told = (
-                    f"The store {path!r} could not be read or written ({exc}; "
-                    f"{getattr(exc, 'sqlite_errorname', 'unknown')}). What was written before is kept. "
-                    "Look at the disk and its free space, and try again."
-                )
-            case _:
-                told = f"The store {path!r} could not be used: {exc}."
-        return StoreError(told)
 
 
 class _Transaction:
@@ -412,21 +385,42 @@ class _Transaction:
                 self._connection.execute("rollback")
 
 
-def _insert(connection: sqlite3.Connection, batch: Batch) -> None:
+def _insert(connection: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+    """Insert the rows of all batches, many with one statement.
+
+    The interpreter's lock is let go at each statement, and in a process of a thousand threads it takes long to have it
+    back: row by row, one would keep all others from writing for as many turns of theirs.
+    """
+    values = [
+        (batch.conversation, number, row.heading, row.body)
+        for batch in batches
+        for number, row in enumerate(batch.rows, batch.after + 1)
+    ]
     now = time.time()
-    connection.executemany(
-        "insert into entry (conversation, number, written_at, heading, body) values (?, ?, ?, ?, ?)",
-        [
-            (batch.conversation, number, now, row.heading, row.body)
-            for number, row in enumerate(batch.rows, batch.after + 1)
-        ],
+    at, rows = 0, MAX_STATEMENT_ROWS
+    while at < len(values):
+        while rows > len(values) - at:
+            rows //= 2  # powers of two, so that there are few statements, and SQLite knows them all
+        connection.execute(_insertion(rows), (now, *chain.from_iterable(values[at : at + rows])))
+        at += rows
+
+
+@cache
+def _insertion(rows: int) -> str:
+    """The statement that inserts so many rows, all written at the same time."""
+    places = ", ".join(
+        f"(?{place}, ?{place + 1}, ?1, ?{place + 2}, ?{place + 3})" for place in range(2, 2 + 4 * rows, 4)
     )
+    return f"insert into entry (conversation, number, written_at, heading, body) values {places}"
 
 
-def _primary_code(exc: sqlite3.Error) -> int:
-    # Extended codes carry the primary one in the lowest byte; errors of the Python module have none.
-    return getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+def _pages(batches: Sequence[Batch]) -> int:
+    """About how many pages a transaction has written: one for each conversation, and what its rows fill."""
+    return len(batches) + sum(len(row.body) for batch in batches for row in batch.rows) // PAGE_BYTES
 
 
-def _is_busy(exc: sqlite3.Error) -> bool:
-    return _primary_code(exc) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_PROTOCOL)
+def _last_number(connection: sqlite3.Connection, conversation: int) -> int:
+    """The number of a conversation's last entry, 0 if there is none."""
+    rows = connection.execute("select max(number) from entry where conversation = ?", (conversation,))
+    number: int | None = rows.fetchone()[0]
+    return number or 0

@@ -1,27 +1,45 @@
 """Who writes what when: the store's write-ahead, shared by all open conversations of one file.
 
-What waits belongs to its conversation's queue and stays there until it is written. One transaction takes
-all that waits, of all queues. So a hundred streams cost as many transactions a second as one does, and
-callers who wait for the disk at the same time wait for it together: the first takes the others' rows along.
+What waits belongs to its conversation's queue and stays there until it is written. A transaction takes what
+somebody waits for, and with it the text that has waited longest, of all queues. So a hundred streams cost hardly more
+transactions a second than one does, and callers who wait for the disk at the same time wait for it together: the
+first takes the others' rows along, and they find that there is nothing left to do. A transaction is short, so that
+whoever waits for the disk does not wait for other people's text.
 
 Two locks, in this order:
 
 1. `LogFile.writing`, held during a transaction: whoever has it decides what is taken and sees it written;
 2. `LogWriter._lock`, for the fields named beside it, held for assignments only.
 
-Text that waits is written by whoever writes next. Only for a stream that falls silent somebody has to
-stay awake: the flusher, a thread that is there while text is arriving and for a moment longer.
+Text that waits is written by the flusher, a thread that is there while text is arriving and for a moment longer. If it
+is late, because the machine is busy, one of those who bring text helps, and only one at a time.
+
+Text is brought without a lock: a thread that had to sleep for one has it before it has the interpreter's, and keeps
+all others waiting for both; at ten thousand pieces a second that was most of what a store did. So whoever
+brings text *publishes it first and then looks* whether somebody will see it, and whoever takes text or leaves *says so
+first and then looks* what there is. At least one of them sees the other.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiwrapper._core.errors import StoreError
 from aiwrapper._log_file import Batch, LogFile, NumberTaken, Row
 
 BATCH_SECONDS = 0.03
 """How long text may wait for neighbours. The promise is 50 ms; the rest is for waking up and for writing."""
+
+LATE_SECONDS = 0.04
+"""With text that has waited so long the flusher is helped; by hand, between the two."""
+
+TRANSACTION_ROWS = 64
+"""With so many rows a transaction takes no further queue, unless somebody waits for it. Chosen by hand: about a
+millisecond."""
+
+MAX_WAITING_ROWS = 1_000
+"""How much text of one conversation may wait for a disk that does not keep up. Chosen by hand: some 100 KB."""
 
 LINGER_SECONDS = 0.25
 """How long the flusher stays when nothing more comes; by hand: longer than the pause between two words."""
@@ -39,12 +57,24 @@ class Queue:
     def __init__(self, conversation: int, conversation_id: str, *, written: int) -> None:
         self.conversation = conversation
         self.conversation_id = conversation_id
-        # Guarded by the writer's `_lock`; rows leave `waiting` only with `LogFile.writing` held as well, so
-        # that those a transaction has taken are still its first ones when the transaction has succeeded.
+        # Rows come without a lock, and leave only with `LogFile.writing` and the writer's `_lock`, so that those a
+        # transaction has taken are still its first ones when the transaction has succeeded.
         self.waiting: list[Row] = []
+        self.since = 0.0  # when the first of them began to wait, or a little later
+        # Guarded by the writer's `_lock`, but for looks:
         self.written = written
         self.closed = False
         self.taken_over = False
+
+    @property
+    def appended(self) -> int:
+        """The number of the last entry, in the file or on its way there. To be asked with the writer's `_lock`."""
+        return self.written + len(self.waiting)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can be appended any more."""
+        return self.closed or self.taken_over
 
     def check(self) -> None:
         """Raise if nothing can be appended any more."""
@@ -62,18 +92,31 @@ class LogWriter:
 
     Args:
         file: where to.
-        on_written: called after a transaction, for each queue in it, with no lock held.
+        on_written: called after a transaction with no lock held: the number of the last entry of each conversation
+            in it, by the conversation's id.
+        now: monotonic seconds.
     """
 
-    def __init__(self, file: LogFile, on_written: Callable[[str, int], object] | None) -> None:
+    def __init__(
+        self,
+        file: LogFile,
+        on_written: Callable[[Mapping[str, int]], object] | None,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._file = file
         self._on_written = on_written
+        self._now = now
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        # Guarded by `_lock`:
+        # Queues with rows, about by `since`. They come without a lock, and leave with it.
+        self._waiting: dict[Queue, None] = {}
+        # Guarded by `_lock`, but for looks:
         self._queues: dict[int, Queue] = {}  # by the conversation's number
-        self._due: float | None = None  # when what has waited longest must be written; None: nothing waits
+        self._awaited: dict[Queue, None] = {}  # those whose rows somebody waits for
         self._flusher: threading.Thread | None = None
+        self._on_duty = False  # the flusher will look at what waits before it rests
+        self._late_at = math.inf  # when it is to be helped
         self._failing = (
             False  # the last transaction failed: then each append tries at once, and tells its caller
         )
@@ -87,20 +130,36 @@ class LogWriter:
             self._queues[queue.conversation] = queue
 
     def append(self, queue: Queue, row: Row, *, may_wait: bool, wait: Callable[[float], object]) -> None:
-        """Queue a row and, unless it `may_wait`, write all that waits.
+        """Queue a row and, unless it `may_wait`, have it written.
 
         Raises:
             StoreError: the row is not in the log. What was appended before it still is, or is still waiting.
             BaseException: what `wait` raised; the row is not in the log, or it was written in this very moment.
         """
         self._file.check_not_forked()
+        queue.check()
+        queue.waiting.append(row)
+        now = self._now()
+        if queue not in self._waiting:
+            queue.since = now
+            self._waiting[queue] = None
+        if may_wait and self._is_written_in_time(queue, now):
+            return
         with self._lock:
-            queue.check()
-            queue.waiting.append(row)
-            if may_wait and self._somebody_writes_in_time():
+            number = queue.appended
+            may_wait = may_wait and len(queue.waiting) < MAX_WAITING_ROWS and self._has_flusher()
+            if may_wait and now < self._late_at and not queue.ended:
                 return
+            if may_wait:
+                self._late_at = now + LATE_SECONDS  # we go to write, and nobody else for so long
+            else:
+                self._awaited[queue] = None
+        if queue.ended:  # between our looking and our publishing
+            if self._withdraw(queue, row) or queue.taken_over:
+                queue.check()
+            return  # it has been written with the last ones
         try:
-            self.write(wait)
+            self._write(wait, lambda: not may_wait and queue.written >= number)
         except StoreError:
             if self._withdraw(queue, row):  # pragma: no branch - a race's look again
                 raise
@@ -111,38 +170,79 @@ class LogWriter:
         if queue.taken_over:
             queue.check()
 
+    def _is_written_in_time(self, queue: Queue, now: float) -> bool:
+        """Whether the flusher sees to text that has just been published. Without a lock."""
+        return (
+            self._on_duty
+            and now < self._late_at
+            and len(queue.waiting) < MAX_WAITING_ROWS
+            and not queue.ended
+        )
+
     def flush(self, queue: Queue, wait: Callable[[float], object]) -> None:
-        """Write all that waits, in this queue and the others.
+        """Have all in the file that was appended to this queue.
 
         Raises:
             StoreError: it could not be written, and waits on.
         """
         self._file.check_not_forked()
         queue.check()
-        self.write(wait)
+        with self._lock:
+            number = queue.appended
+            if queue.waiting:
+                self._awaited[queue] = None
+        self._write(wait, lambda: queue.written >= number)
         if queue.taken_over:
             queue.check()
 
-    def write(self, wait: Callable[[float], object]) -> None:
-        """Write all that waits.
+    def _write(self, wait: Callable[[float], object], is_written: Callable[[], bool]) -> None:
+        """Write what is awaited and what has waited longest, unless another thread has done so when it is our turn.
+
+        Args:
+            wait: for other processes.
+            is_written: whether there is nothing left to do; called with `_lock`.
 
         Raises:
             StoreError: nothing was written, and all of it still waits.
         """
-        taken: list[tuple[Queue, int]] = []
+        taken: dict[Queue, int] = {}
+        next_since = math.inf  # of what is left
 
         def take() -> Sequence[Batch]:
+            nonlocal next_since
+            taken.clear()
+            next_since = self._now()
             with self._lock:
-                self._due = None
-                taken[:] = [(queue, len(queue.waiting)) for queue in self._queues.values() if queue.waiting]
-                return [Batch(queue.conversation, queue.written, tuple(queue.waiting)) for queue, _ in taken]
+                if is_written():
+                    return ()
+                batches: list[Batch] = []
+                rows = 0
+                for queue in [*self._awaited, *self._waiting]:  # a copy, since queues come without a lock
+                    if rows >= TRANSACTION_ROWS and queue not in self._awaited:
+                        next_since = queue.since
+                        break
+                    if queue.conversation not in self._queues:  # it came after it was removed
+                        self._forget(queue)
+                    elif queue not in taken:
+                        batch = Batch(queue.conversation, queue.written, tuple(queue.waiting))
+                        taken[queue] = len(batch.rows)
+                        rows += len(batch.rows)
+                        batches.append(batch)
+                return batches
 
         def written() -> None:
             with self._lock:
                 self._failing = False
-                for queue, rows in taken:
+                self._late_at = next_since + LATE_SECONDS
+                for queue, rows in taken.items():
                     del queue.waiting[:rows]
                     queue.written += rows
+                    self._forget(queue)
+                    if queue.waiting:  # said, so look: what has come meanwhile
+                        queue.since = next_since
+                        self._waiting[queue] = None
+                if self._waiting:  # text, if it could not be written before
+                    self._has_flusher()
 
         try:
             while True:
@@ -154,14 +254,14 @@ class LogWriter:
         except StoreError:
             with self._lock:
                 self._failing = True
+                self._on_duty = False
             raise
-        except BaseException:  # from `wait`: the file is all right, and others' rows were due
+        except BaseException:  # from `wait`: the file is all right, and others' rows may be due
             with self._lock:
-                self._somebody_writes_in_time()
+                self._has_flusher()
             raise
-        if self._on_written is not None:
-            for queue, _ in taken:
-                self._on_written(queue.conversation_id, queue.written)
+        if taken and self._on_written is not None:
+            self._on_written({queue.conversation_id: queue.written for queue in taken})
 
     def remove(self, queue: Queue) -> None:
         """Write what waits, and take no more of this queue.
@@ -169,18 +269,21 @@ class LogWriter:
         Raises:
             StoreError: what still waited is lost.
         """
-        with self._lock:
-            queue.closed = True
-            waits = bool(queue.waiting)
         try:
-            if waits:
-                self.write(time.sleep)
+            with self._lock:
+                queue.closed = True
+                if queue.waiting:  # said, so look: what comes from here on is taken back by whoever brings it
+                    self._awaited[queue] = None
+            if queue.waiting:
+                self._write(time.sleep, lambda: not queue.waiting)
         except StoreError as exc:
+            with self._file.writing, self._lock:
+                queue.waiting.clear()
             exc.add_note(f"Conversation {queue.conversation_id} was closed without its last entries.")
             raise
         finally:
-            with self._file.writing, self._lock:
-                queue.waiting.clear()
+            with self._lock:
+                self._forget(queue)
                 del self._queues[queue.conversation]
 
     def close(self) -> None:
@@ -192,14 +295,10 @@ class LogWriter:
         if flusher is not None:
             flusher.join()
 
-    def _somebody_writes_in_time(self) -> bool:
-        """Have what waits written in time by the flusher; False if the caller has to. Called with `_lock`."""
+    def _has_flusher(self) -> bool:
+        """See to it that text is written in time; False if whoever appends it has to. Called with `_lock`."""
         if self._failing or self._closing:
             return False
-        now = time.monotonic()
-        if self._due is not None:
-            # If it is overdue, the machine is busy and the flusher late: whoever comes by, writes.
-            return now < self._due
         if self._flusher is None:
             flusher = threading.Thread(target=self._flush_in_time, name=f"flusher of {self._file.path.name}")
             try:
@@ -207,34 +306,46 @@ class LogWriter:
             except RuntimeError:  # there are no more threads, or the interpreter is shutting down
                 return False
             self._flusher = flusher
-        else:
+        if not self._on_duty:
+            self._on_duty = True
+            self._late_at = self._now() + LATE_SECONDS
             self._wake.notify()
-        self._due = now + BATCH_SECONDS
         return True
 
     def _flush_in_time(self) -> None:
         """The flusher. It is no daemon: a program that forgets to close loses no text when it ends."""
         try:
-            self._write_when_due()
+            while self._stays():
+                try:
+                    self._write(time.sleep, lambda: False)
+                except StoreError:
+                    pass  # the rows still wait; the next append, or closing, tries again and tells its caller
         except BaseException:  # `on_written` raised, which it must not: the next text gets another flusher
             with self._lock:
+                self._on_duty = False
                 self._flusher = None
             raise
 
-    def _write_when_due(self) -> None:
-        while True:
-            with self._lock:
-                if self._due is None and not self._closing:
+    def _stays(self) -> bool:
+        """Wait until text is due; False if the flusher has to leave."""
+        with self._lock:
+            if not self._waiting and not self._closing:
+                self._on_duty = False
+                if not self._waiting:  # said, so look
                     self._wake.wait(LINGER_SECONDS)
-                while self._due is not None and (seconds := self._due - time.monotonic()) > 0:
-                    self._wake.wait(seconds)
-                if self._due is None:
-                    self._flusher = None  # in one step with looking: nobody may count on a thread that leaves
-                    return
-            try:
-                self.write(time.sleep)
-            except StoreError:
-                pass  # the rows still wait; the next append, or closing, tries again and tells its caller
+            while True:
+                if not self._waiting or self._failing:
+                    self._on_duty = False
+                waiting = [*self._waiting]  # said, so look
+                if not waiting or self._failing:
+                    self._flusher = None
+                    return False
+                self._on_duty = True
+                seconds = waiting[0].since + BATCH_SECONDS - self._now()
+                if seconds <= 0:
+                    return True
+                self._late_at = waiting[0].since + LATE_SECONDS
+                self._wake.wait(seconds)
 
     def _withdraw(self, queue: Queue, row: Row) -> bool:
         """Take back a row that could not be written; False if it was written after all."""
@@ -242,6 +353,8 @@ class LogWriter:
             for index in reversed(range(len(queue.waiting))):
                 if queue.waiting[index] is row:
                     del queue.waiting[index]
+                    if not queue.waiting:
+                        self._forget(queue)
                     return True
         return False
 
@@ -249,4 +362,14 @@ class LogWriter:
         with self._file.writing, self._lock:
             queue = self._queues[conversation]
             queue.taken_over = True
-            queue.waiting.clear()
+            self._drop(queue)
+
+    def _drop(self, queue: Queue) -> None:
+        """Forget what waits. Called with `LogFile.writing` and `_lock`."""
+        queue.waiting.clear()
+        self._forget(queue)
+
+    def _forget(self, queue: Queue) -> None:
+        """Nothing waits there. Called with `_lock`."""
+        self._waiting.pop(queue, None)
+        self._awaited.pop(queue, None)

@@ -23,7 +23,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -75,10 +75,10 @@ class Store:
     Args:
         path: the file. It is made, readable by its owner alone, if it is not there; its folder too.
         busy_seconds: how long a call waits while other processes write, before it gives up with `StoreError`.
-        on_written: called after each transaction, for each conversation in it, with the id and the number
-            of its last entry in the file, on the thread that wrote. It lets a reader in this process follow
-            without asking again and again. It must be quick, not raise, and not use the store. Calls from
-            two threads may overtake each other: the highest number is the truth.
+        on_written: called after each transaction with the conversations in it, on the thread that wrote: their
+            ids, and the number of the last entry of each in the file. It lets a reader in this process
+            follow without asking again and again. It must be quick, not raise, and not use the store. Calls
+            from two threads may overtake each other: the highest number is the truth.
 
     Raises:
         StoreError: the file can't be used, is no store, is damaged, or was written by a newer version.
@@ -90,7 +90,7 @@ class Store:
         path: str | os.PathLike[str],
         *,
         busy_seconds: float = 10.0,
-        on_written: Callable[[str, int], object] | None = None,
+        on_written: Callable[[Mapping[str, int]], object] | None = None,
     ) -> None:
         self.path: Path = Path(path)
         self._file = LogFile(self.path, busy_seconds=busy_seconds)

@@ -7,6 +7,7 @@ just giving a chat back is told from another process that runs something.
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -173,7 +174,7 @@ class Holding:
     def _unclaim(self, chat_id: str) -> None:
         with self._lock:
             self._claimed.discard(chat_id)
-        self.telling.wake(chat_id)
+        self.telling.wake((chat_id,))
         self._peers.look()
 
     # Answering
@@ -249,7 +250,7 @@ class Holding:
         is_ours = answering is not None and answering.run_id == run_id
         if answering is not None and is_ours:
             answering.token.cancel_and_report(CancelReason("user", message))
-        self.telling.tell(chat_id, 0)
+        self.telling.tell({chat_id: 0})
         return is_ours
 
     def _forget_stop(self, chat_id: str, run_id: str) -> None:
@@ -262,11 +263,10 @@ class Holding:
 
     # Telling
 
-    def _written(self, chat_id: str, number: int) -> None:
-        self.telling.tell(chat_id, number)
+    def _written(self, numbers: Mapping[str, int]) -> None:
+        self.telling.tell(numbers)
         self._peers.look()
 
     def _look(self) -> None:
         """Another process has written something, in whichever chat."""
-        for chat_id in self.telling.listened():
-            self.telling.wake(chat_id)
+        self.telling.wake(self.telling.listened())

@@ -1,7 +1,7 @@
 """Who is told that there may be something new in a chat: threads and tasks that wait, and observers."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from cancel_token import CancelReason, CancelToken
@@ -61,17 +61,18 @@ class Telling:
 
         return unsubscribe
 
-    def tell(self, chat_id: str, number: int) -> None:
-        """Tell everybody that a chat has so many entries now, or 0 if it is something else."""
-        self.wake(chat_id)
+    def tell(self, numbers: Mapping[str, int]) -> None:
+        """Tell everybody that these chats have so many entries now, or 0 if it is something else."""
+        self.wake(numbers)
         with self._lock:
             observers = tuple(self._observers)
         for observer in observers:
-            observer(chat_id, number)
+            for chat_id, number in numbers.items():
+                observer(chat_id, number)
 
-    def wake(self, chat_id: str) -> None:
-        """Let those who listen to a chat look again."""
+    def wake(self, chat_ids: Iterable[str]) -> None:
+        """Let those who listen to these chats look again."""
         with self._lock:
-            listeners = tuple(self._listeners.get(chat_id, ()))
+            listeners = [wake for chat_id in chat_ids for wake in self._listeners.get(chat_id, ())]
         for wake in listeners:
             wake.cancel(_NEWS)

@@ -132,7 +132,9 @@ def write(order: Order) -> None:
     chance = random.Random(-order.seed)
     pause_seconds = chance.choice((0.0, 0.0005, 0.005))
     with (
-        Store(order.store, on_written=lambda _, number: tell(WRITTEN, number - before)) as store,
+        Store(
+            order.store, on_written=lambda numbers: tell(WRITTEN, numbers[order.conversation_id] - before)
+        ) as store,
         store.open(order.conversation_id) as log,
     ):
         before = log.written

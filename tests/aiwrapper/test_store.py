@@ -10,7 +10,7 @@ import sys
 import tempfile
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -245,8 +245,8 @@ def test_only_entries_that_permit_an_effect_wait_for_the_disk(store: Store) -> N
 def test_text_reaches_the_file_when_the_stream_falls_silent(path: Path) -> None:
     reached = threading.Event()
 
-    def on_written(conversation_id: str, number: int) -> None:
-        if number == 4:
+    def on_written(numbers: Mapping[str, int]) -> None:
+        if 4 in numbers.values():
             reached.set()
 
     with Store(path, on_written=on_written) as store, store.open(store.create()) as log:
@@ -282,7 +282,7 @@ def flushers() -> list[threading.Thread]:
 def test_an_entry_takes_everything_that_waits_along(path: Path) -> None:
     written: list[tuple[str, int]] = []
     with (
-        Store(path, on_written=lambda *told: written.append(told)) as store,
+        Store(path, on_written=lambda numbers: written.extend(numbers.items())) as store,
         store.open(store.create()) as one,
         store.open(store.create()) as two,
     ):
@@ -1020,7 +1020,7 @@ def test_an_observer_that_raises_costs_no_text(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(threading, "excepthook", lambda _: raised.set())
     bad = [RuntimeError("not mine")]
 
-    def on_written(conversation_id: str, number: int) -> None:
+    def on_written(numbers: Mapping[str, int]) -> None:
         if bad:
             raise bad.pop()
 
