@@ -1,9 +1,8 @@
 """What every agent is, whoever drives its runs: a model, its tools, one conversation, and at most one run of that."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
-from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -82,7 +81,8 @@ class Agent:
         self._claim: dict[int, str] = {}
         self._state = State(Conversation() if conversation is None else conversation)
         self._run: Run | None = None  # the run of the agent's own conversation
-        self._last_result: RunResult | None = None
+        # The second is what subscribers have raised, which grows until the last of them has the terminal entry.
+        self._last: tuple[RunResult, Sequence[BaseException]] | None = None
 
     @property
     def conversation(self) -> Conversation:
@@ -98,7 +98,14 @@ class Agent:
     @property
     def last_result(self) -> RunResult | None:
         """What became of the last run of the agent's own conversation; None before the first has ended."""
-        return self._last_result
+        if self._last is None:
+            return None
+        result, complaints = self._last
+        if len(result.subscriber_errors) == len(complaints):
+            return result
+        return evolve(
+            result, subscriber_errors=tuple(complaints)
+        )  # raised at the terminal entry, or still to come
 
     def _refuse(self, made: Tool[..., object]) -> None:
         """Raise `TypeError` for a tool that this kind of agent cannot run."""
@@ -176,8 +183,9 @@ class Agent:
         executor = self._executor()
         run: Run | None = None
         try:
-            run = self._begin(run_id, message, token, conversation, sink, (*subscribers, reader))
-            thread = RunThread(run, partial(self._driven, run, executor), context, reader.end)
+            run = begun = self._begin(run_id, message, token, conversation, sink, (*subscribers, reader))
+            # A lambda and no partial, here as for `run()`: a call through C costs a thread some 4 KiB of its stack.
+            thread = RunThread(run, lambda: self._driven(begun, executor), context, reader.end)
             thread.start()
         except BaseException as error:
             self._give_up(run_id, run, error)
@@ -221,7 +229,7 @@ class Agent:
     def _settled(self, run: Run) -> None:
         """The run has ended. May be interrupted and called again."""
         if self._claim.get(0) == run.run_id:
-            self._last_result = run.result()
+            self._last = run.result(), run.complaints
             self._state = run.state
             self._run = None  # after the state, so that whoever reads in between sees one of the two
             self._claim.pop(0)

@@ -16,7 +16,7 @@ Then the entry that was being accepted counts as accepted before the stop.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 from attrs import evolve
@@ -110,6 +110,8 @@ class Run:
         self._where: StopWhere = "before_start"
         self._stopped_where: StopWhere | None = None
         self._abandoned: list[ToolCall] = []
+        self.waits_for: set[object] = set()
+        """The threads and tasks in which its tools run at this moment, which so cannot wait for it."""
         self._error: Exception | None = None
         self._foreign: Cancelled | None = None  # not our stop, so it has to go on
         self._failure: CancelReason | None = None  # our own word for "another part of the run has failed"
@@ -128,6 +130,11 @@ class Run:
     def ended(self) -> bool:
         """Whether the terminal entry has been accepted."""
         return self.run_id in self.state.runs
+
+    @property
+    def complaints(self) -> Sequence[BaseException]:
+        """What subscribers have raised so far; grows."""
+        return self._audience.errors
 
     @property
     def stop_mode(self) -> StopMode | None:

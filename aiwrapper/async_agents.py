@@ -9,7 +9,6 @@ A stop by the token is a result and never an exception. The runtime's own cancel
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from aiwrapper._agent import Agent, sub_agent_answer
 from aiwrapper._core.conversation import Conversation
@@ -173,8 +172,8 @@ class AsyncChatAgent(Agent):
         run: Run | None = None
         with (CancelToken.never() if token is None else token).child() as own:
             try:
-                run = self._begin(run_id, message, own, conversation, sink, subscribers)
-                return await in_a_thread(partial(self._driven, run, executor), own, stopped_by)
+                run = begun = self._begin(run_id, message, own, conversation, sink, subscribers)
+                return await in_a_thread(lambda: self._driven(begun, executor), own, stopped_by)
             except BaseException as error:
                 self._give_up(run_id, run, error)
                 raise

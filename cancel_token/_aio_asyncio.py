@@ -27,6 +27,8 @@ TRIES_AT_ONCE = 16
 FIRST_PAUSE_SECONDS = 0.001
 MAX_PAUSE_SECONDS = 0.1
 
+NEVER_SECONDS = 1e9  # some 30 years; asyncio itself wakes up once a day
+
 _UNOWNED: set[asyncio.Task[None]] = set()  # until they have ended
 
 
@@ -64,6 +66,33 @@ class PatientScope(AnyioScope):
             )
             self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
         return try_again
+
+
+class _AtTheEnd:
+    """Calls `ended` when the task has ended, perhaps without having begun, or when its loop is closed.
+
+    asyncio tells nobody that a loop is closed, but it drops its timers then. So this hangs on a timer that nobody waits
+    for, and speaks when it is dropped.
+    """
+
+    __slots__ = ("_ended", "_task")
+
+    def __init__(self, task: asyncio.Task[None], ended: Callable[[], object]) -> None:
+        self._task = task
+        self._ended = ended
+
+    def __call__(self) -> None:
+        raise AssertionError("the end of time")
+
+    def __del__(self) -> None:
+        _UNOWNED.discard(self._task)
+        self._ended()
+
+
+def _cancel(timer: ref[asyncio.TimerHandle], _: asyncio.Task[None]) -> None:
+    handle = timer()
+    if handle is not None:
+        handle.cancel()  # which drops what it would have called
 
 
 class AsyncioWakeUps(WakeUps):
@@ -134,14 +163,13 @@ class AsyncioBinding(Binding):
         name: str,
         ended: Callable[[], object],
     ) -> None:
-        def forget(task: asyncio.Task[None]) -> None:
-            _UNOWNED.discard(task)
-            ended()  # perhaps without having begun: it was cancelled before its first step
-
         def spawn() -> None:
             task = self._loop.create_task(async_fn(), name=name, context=context)
             _UNOWNED.add(task)  # the loop itself holds tasks weakly
-            task.add_done_callback(forget)
+            task.add_done_callback(_UNOWNED.discard)
+            # The loop's alone, so that they go when it does; `ended` is then called by `_AtTheEnd`.
+            timer = self._loop.call_later(NEVER_SECONDS, _AtTheEnd(task, ended))
+            task.add_done_callback(partial(_cancel, ref(timer)))
 
         try:
             self._loop.call_soon_threadsafe(spawn)

@@ -151,7 +151,7 @@ class Binding(Waker):
             async_fn: What to run.
             context: The context variables that it sees.
             name: What to call the task.
-            ended: Is called at the latest when it is certain that the task will not begin any more.
+            ended: Is called at the latest when it is certain that the task will not begin, or go on, any more.
         """
 
     @abstractmethod

@@ -314,6 +314,7 @@ class Loop:
         context: contextvars.Context,
         name: str,
         lost: Callable[[], object],
+        left: Callable[[], object] | None = None,
     ) -> None:
         """Have the loop run a task that belongs to nobody, a system task in trio's words. From any thread.
 
@@ -325,17 +326,24 @@ class Loop:
             context: The context variables that it sees.
             name: What to call the task.
             lost: Is called instead, here or in the loop, if the loop has ended or ends before the task has begun.
+            left: Is called if the task has begun and will never go on: somebody has closed an asyncio loop by hand and
+                not cancelled what was running there. In the thread that does so; must not raise.
         """
-        begun = False
+        begun = ended = False
 
         async def run() -> None:
-            nonlocal begun
+            nonlocal begun, ended
             begun = True
-            await async_fn()
+            try:
+                await async_fn()
+            finally:
+                ended = True
 
         def note_end() -> None:
             if not begun:
                 lost()
+            elif left is not None and not ended:
+                left()
 
         self._binding.start_soon(run, context, name, note_end)
 

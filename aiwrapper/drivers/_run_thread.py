@@ -56,10 +56,21 @@ class RunThread:
         """
         self._thread.start()
 
-    @property
-    def is_current(self) -> bool:
-        """Whether this is asked in the run's own thread, which cannot wait for itself."""
-        return threading.current_thread() is self._thread
+    def check_wait(self, here: object) -> None:
+        """Refuse to wait for the run where it waits itself.
+
+        Args:
+            here: the thread or the task that is about to wait.
+
+        Raises:
+            RuntimeError: it would wait for ever.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the run's own thread cannot wait for the run: wait in another one")
+        if here in self.run.waits_for:
+            raise RuntimeError(
+                "a tool cannot wait for its own run, which waits for it: return, and wait elsewhere"
+            )
 
     def result(self) -> RunResult:
         """What became of the run; to be asked when it is over.

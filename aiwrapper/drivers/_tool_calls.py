@@ -260,12 +260,14 @@ class _InThread(_Execution):
             self.thread.join()
 
     def _work(self) -> None:
+        self.run.waits_for.add(self.thread)
         try:
             self.result = self._called()
         except BaseException as error:  # of an exception's own methods
             # Without a result the run could not go on.
             self.result = self.finished("raised", describe_exception(error))
         finally:
+            self.run.waits_for.discard(self.thread)
             self.end()
 
     def _called(self) -> ToolFinished | None:
@@ -295,9 +297,17 @@ class _InTask(_Execution):
             context=contextvars.copy_context(),
             name=f"aiwrapper tool {self.tool.name}",
             lost=partial(self.refuse, "the event loop has ended"),
+            left=self._left,
         )
 
+    def _left(self) -> None:
+        """The loop was closed while the handler waited, and will never go on with it."""
+        self.run.stop(CancelReason("runtime", "the event loop was closed"))
+        self.end()
+
     async def _work(self) -> None:
+        task = anyio.get_current_task()
+        self.run.waits_for.add(task)
         try:
             self.result = await self._called()
         except anyio.get_cancelled_exc_class() as error:
@@ -308,6 +318,7 @@ class _InTask(_Execution):
         except BaseException as error:  # of an exception's own methods
             self.result = self.finished("raised", describe_exception(error))
         finally:
+            self.run.waits_for.discard(task)
             self.end()
 
     async def _called(self) -> ToolFinished | None:

@@ -84,8 +84,10 @@ class AsyncRunHandle(StartedRun):
             What became of it; the same each time.
 
         Raises:
+            RuntimeError: this is the task of one of the run's own tools.
             BaseException: what came through the run that was no failure of it, such as SystemExit of a subscriber.
         """
+        self._thread.check_wait(anyio.get_current_task())
         await wait_cancelled(self._thread.over)
         return self._thread.result()
 

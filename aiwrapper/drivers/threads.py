@@ -7,7 +7,7 @@ hand while it goes on, a `RunHandle`, has one.
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from threading import Lock
+from threading import Lock, current_thread
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -104,11 +104,10 @@ class RunHandle(StartedRun):
 
         Raises:
             Cancelled: the token was cancelled first.
-            RuntimeError: this is the run's own thread, for instance that of a subscriber.
+            RuntimeError: this is the run's own thread, for instance that of a subscriber, or that of one of its tools.
             BaseException: what came through the run that was no failure of it, such as SystemExit of a subscriber.
         """
-        if self._thread.is_current:
-            raise RuntimeError("the run's own thread cannot wait for the run")
+        self._thread.check_wait(current_thread())
         over = self._thread.over
         if not over.cancelled:
             with CancelToken.any(over, CancelToken.never() if token is None else token) as either:

@@ -325,6 +325,17 @@ def test_a_raising_subscriber_is_detached_and_reported_and_the_others_have_every
     assert isinstance(healthy.log[-1], RunFinished)
 
 
+def test_the_last_result_has_what_a_subscriber_raises_at_the_very_last_entry(world: World) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("a bug")
+
+    agent = world.recorded_agent(said("openai_chat", HELLO))
+    result = agent.run("Hi", subscribers=[Acting(lambda entry: isinstance(entry, RunFinished), fail)])
+
+    assert [str(error) for error in result.subscriber_errors] == ["a bug"]
+    assert agent.last_result == result
+
+
 def test_a_raising_subscriber_does_not_lose_the_stop(world: World) -> None:
     token = CancelToken()
 

@@ -16,6 +16,7 @@ import sniffio
 from aiwrapper import (
     AsyncChatAgent,
     AsyncLang,
+    AsyncRunHandle,
     Busy,
     CancelToken,
     Lang,
@@ -461,6 +462,52 @@ def test_a_handle_outlives_its_loop() -> None:
 
 
 # tools in the loop
+
+
+@on_each_runtime
+async def test_an_async_tool_cannot_wait_for_its_own_run() -> None:
+    refused: list[str] = []
+
+    @tool
+    async def wait() -> str:
+        with pytest.raises(RuntimeError) as error:
+            await run.wait()
+        refused.append(str(error.value))
+        return "refused"
+
+    agent = agent_at(said(calls("wait"), HELLO), wait)
+    run = agent.start("Go")
+    result = await run.wait()
+
+    assert result.status == "completed"
+    assert ["a tool cannot wait for its own run, which waits for it: return, and wait elsewhere"] == refused
+
+
+def test_a_loop_that_is_closed_by_hand_ends_the_runs_whose_tools_it_was_running() -> None:
+    """asyncio says nothing to the tasks of a loop that is closed, and so nothing to the tools."""
+    begun = threading.Event()
+
+    @tool
+    async def wait() -> None:
+        begun.set()
+        await anyio.sleep_forever()
+
+    agent = agent_at(said(calls("wait"), HELLO), wait)
+    loop = asyncio.new_event_loop()
+
+    async def start() -> AsyncRunHandle:
+        run = agent.start("Go")
+        await run_sync(begun.wait)
+        return run
+
+    run = loop.run_until_complete(start())
+    loop.close()
+    result = anyio.run(run.wait, backend="trio")
+
+    assert result.stop is not None
+    assert (result.stop.reason, result.stop.message) == ("runtime", "the event loop was closed")
+    assert [report.outcome for report in result.stop.tools] == ["interrupted_running"]
+    assert not agent.busy
 
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")

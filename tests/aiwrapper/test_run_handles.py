@@ -17,6 +17,7 @@ from aiwrapper import (
     ChatAgent,
     Entry,
     RunFinished,
+    RunHandle,
     RunResult,
     RunStarted,
     RunStopped,
@@ -217,7 +218,26 @@ def test_a_subscriber_cannot_wait_for_its_own_run() -> None:
     known.set()
     errors = run.wait().subscriber_errors
 
-    assert [str(error) for error in errors] == ["the run's own thread cannot wait for the run"]
+    assert [str(error) for error in errors] == [
+        "the run's own thread cannot wait for the run: wait in another one"
+    ]
+
+
+def test_a_tool_cannot_wait_for_its_own_run() -> None:
+    handles: SimpleQueue[RunHandle] = SimpleQueue()
+
+    @tool
+    def wait() -> str:
+        return handles.get().wait().text
+
+    transport = said(Turn((Call("wait", ("{}",)),)), HELLO)
+    agent = ChatAgent(World("threads").recorded_agent(transport).lang, tools=[wait])
+    run = agent.start("Go")
+    handles.put(run)
+    result = run.wait()
+
+    assert result.status == "completed"
+    assert b"a tool cannot wait for its own run" in transport.requests[1].body
 
 
 def test_what_comes_through_a_run_is_raised_to_whoever_waits(world: World) -> None:
