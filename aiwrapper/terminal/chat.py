@@ -18,7 +18,7 @@ from aiwrapper._core.messages import Text as TextPart
 from aiwrapper._run import RunResult
 from aiwrapper.agents import ChatAgent
 from aiwrapper.store import Store
-from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, find_chat, store_path
+from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, advise, command, find_chat, store_path
 from aiwrapper.terminal.choose import choose_or_leave
 from aiwrapper.terminal.keyboard import Asker, echo
 from aiwrapper.terminal.printing import printable
@@ -41,7 +41,7 @@ def chat(options: argparse.Namespace) -> int:
     console = Console()
     with ExitStack() as resources:
         store = resources.enter_context(Store(store_path(options.store)))
-        chat_id = None if options.resume is None else find_chat(store, options.resume).id
+        chat_id = None if options.resume is None else find_chat(store, options.resume, options.store).id
         choice = choose_or_leave(options, resources)
         if isinstance(choice, int):
             return choice
@@ -69,8 +69,8 @@ def chat(options: argparse.Namespace) -> int:
         _show_conversation(console, session.conversation)
         session.run(_Terminal() if sys.stdin.isatty() else _Pipe(console))
     if session.conversation.head is not None:
-        again = f"Go on with this: aiwrapper chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}"
-        console.print(Text(again, style="dim"))
+        go_on = f"chat --continue {chat_id[:SHOWN_ID_CHARACTERS]}"
+        advise(console, f"Go on with this: {command(go_on, options.store)}", style="dim")
     return 0
 
 

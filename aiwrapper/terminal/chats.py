@@ -1,6 +1,7 @@
 """Where the terminal keeps conversations, and `aiwrapper chats`, which lists them."""
 
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -31,8 +32,18 @@ def store_path(given: Path | None) -> Path:
     return base / "aiwrapper" / "chats.db"
 
 
-def find_chat(store: Store, beginning: str) -> ConversationSummary:
+def command(words: str, given: Path | None) -> str:
+    """What a person has to type to come to the same store, with that file if one was given."""
+    return f"aiwrapper {words}" if given is None else f"aiwrapper --store {shlex.quote(str(given))} {words}"
+
+
+def find_chat(store: Store, beginning: str, given: Path | None) -> ConversationSummary:
     """The conversation whose id begins so; with an empty beginning, the one written last.
+
+    Args:
+        store: where to look.
+        beginning: of the id.
+        given: the file that the store was named by, for the error's advice.
 
     Raises:
         AiwrapperError: there is none, or more than one.
@@ -40,9 +51,9 @@ def find_chat(store: Store, beginning: str) -> ConversationSummary:
     found = [summary for summary in _begun(store) if summary.id.startswith(beginning)]
     if not found:
         raise AiwrapperError(
-            f"no conversation has an id that begins with {beginning!r}: see `aiwrapper chats`"
+            f"no conversation has an id that begins with {beginning!r}: see `{command('chats', given)}`"
             if beginning
-            else "there is no conversation yet: begin one with `aiwrapper chat`"
+            else f"there is no conversation yet: begin one with `{command('chat', given)}`"
         )
     if beginning and len(found) > 1:
         raise AiwrapperError(
@@ -62,7 +73,7 @@ def list_chats(given: Path | None) -> int:
         summaries = _begun(store)
     console = Console()
     if not summaries:
-        console.print("No conversations yet. Begin one with: aiwrapper chat")
+        advise(console, f"No conversations yet. Begin one with: {command('chat', given)}")
         return 0
     table = Table(box=None, pad_edge=False)
     table.add_column("ID", no_wrap=True)
@@ -72,5 +83,10 @@ def list_chats(given: Path | None) -> int:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(summary.updated_at))
         table.add_row(summary.id[:SHOWN_ID_CHARACTERS], when, printable(summary.title or summary.preview))
     console.print(table, markup=False)
-    console.print("Go on with one: aiwrapper chat --continue ID", style="dim")
+    advise(console, f"Go on with one: {command('chat --continue ID', given)}", style="dim")
     return 0
+
+
+def advise(console: Console, text: str, style: str = "") -> None:
+    """Print a line to be copied from: a path in it is not read as markup, and not broken."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ or answer for the user, so everything from outside passes `printable` first.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import ceil
 from types import TracebackType
 from typing import Self, assert_never
 
@@ -165,8 +166,8 @@ class Countdown:
         self._until = clock() + seconds
 
     def __rich__(self) -> Text:
-        left = max(0, round(self._until - self._clock()))
-        return Text(f"{self._error} Trying again in {left} s. Ctrl-C stops.", style="yellow")
+        left = max(0, ceil(self._until - self._clock()))
+        return Text(f"{self._error.rstrip('.')}. Trying again in {left} s. Ctrl-C stops.", style="yellow")
 
 
 class AnswerView:

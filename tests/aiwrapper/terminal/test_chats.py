@@ -1,10 +1,11 @@
+import shlex
 from pathlib import Path
 
 import pytest
 
 from aiwrapper import AiwrapperError, Text, UserMessageAdded
 from aiwrapper.store import Store
-from aiwrapper.terminal.chats import find_chat, list_chats, store_path
+from aiwrapper.terminal.chats import command, find_chat, list_chats, store_path
 
 
 @pytest.fixture
@@ -32,31 +33,50 @@ def test_conversations_are_listed_the_last_one_first(path: Path, capsys: pytest.
 
 
 def test_without_conversations_it_says_how_to_begin_one(
-    path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+
+    assert 0 == list_chats(None)
+    assert "No conversations yet. Begin one with: aiwrapper chat\n" == capsys.readouterr().out
+
+
+def test_what_it_tells_to_type_leads_to_the_same_store_and_can_be_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a [long] name" / ("x" * 90) / "my chats.db"
     assert 0 == list_chats(path)
-    assert "aiwrapper chat" in capsys.readouterr().out
+    before = capsys.readouterr().out.splitlines()[-1]
+    with Store(path) as store:
+        say(store, "About rivers")
+    assert 0 == list_chats(path)
+    after = capsys.readouterr().out.splitlines()[-1]
+
+    same_store = ["aiwrapper", "--store", str(path), "chat"]
+    assert same_store == shlex.split(before.removeprefix("No conversations yet. Begin one with: "))
+    assert [*same_store, "--continue", "ID"] == shlex.split(after.removeprefix("Go on with one: "))
+    assert "aiwrapper chat" == command("chat", None)
 
 
 def test_a_conversation_is_found_by_the_beginning_of_its_id(path: Path) -> None:
     with Store(path) as store:
         first, second = say(store, "one"), say(store, "two")
 
-        assert first == find_chat(store, first[:10]).id
-        assert second == find_chat(store, "").id
+        assert first == find_chat(store, first[:10], path).id
+        assert second == find_chat(store, "", path).id
 
 
 def test_an_id_that_says_too_little_or_too_much_is_an_error(path: Path) -> None:
     with Store(path) as store:
         with pytest.raises(AiwrapperError, match="no conversation yet"):
-            find_chat(store, "")
+            find_chat(store, "", path)
         beginnings = [say(store, "x")[0] for _ in range(17)]  # sixteen digits: two of them begin alike
         twice = next(digit for digit in beginnings if beginnings.count(digit) > 1)
 
         with pytest.raises(AiwrapperError, match="begin with"):
-            find_chat(store, twice)
-        with pytest.raises(AiwrapperError, match="aiwrapper chats"):
-            find_chat(store, "zz")
+            find_chat(store, twice, path)
+        with pytest.raises(AiwrapperError, match=r"see `aiwrapper --store .*chats.db chats`"):
+            find_chat(store, "zz", path)
 
 
 def test_the_store_is_where_the_platform_keeps_a_person_s_data(

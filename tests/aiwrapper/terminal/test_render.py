@@ -196,10 +196,22 @@ def test_the_wait_before_another_attempt_counts_down() -> None:
     now = [0.0]
     countdown = Countdown("The host is overloaded.", 9.0, lambda: now[0])
     first = countdown.__rich__().plain
-    now[0] = 6.2
+    now[0] = 5.8
+    later = countdown.__rich__().plain
+    now[0] = 8.9
+    last = countdown.__rich__().plain
+    now[0] = 9.1
 
     assert "The host is overloaded. Trying again in 9 s. Ctrl-C stops." == first
-    assert "The host is overloaded. Trying again in 3 s. Ctrl-C stops." == countdown.__rich__().plain
+    assert "The host is overloaded. Trying again in 4 s. Ctrl-C stops." == later
+    assert "The host is overloaded. Trying again in 1 s. Ctrl-C stops." == last
+    assert "The host is overloaded. Trying again in 0 s. Ctrl-C stops." == countdown.__rich__().plain
+
+
+def test_what_failed_and_when_it_is_tried_again_are_two_sentences() -> None:
+    shown = Countdown("the host was not found: check the network", 1.0, lambda: 0.0).__rich__().plain
+
+    assert "the host was not found: check the network. Trying again in 1 s. Ctrl-C stops." == shown
 
 
 def test_the_wait_before_another_attempt_is_shown_and_goes_away() -> None:
