@@ -87,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ADDRESS",
         help="where to listen (127.0.0.1); anywhere else, pages ask for a token",
     )
-    serve.add_argument("--port", type=int, default=8765, help="default: 8765; 0 for a free one")
+    serve.add_argument(
+        "--port", type=_port, metavar="NUMBER", default=8765, help="default: 8765; 0 for a free one"
+    )
     serve.add_argument("--certificate", type=Path, metavar="FILE", help="PEM: speak HTTPS and HTTP/2")
     serve.add_argument("--key", type=Path, metavar="FILE", help="PEM: the certificate's key")
 
@@ -113,6 +115,17 @@ def _add_model_options(
         help="offer a tool; may be repeated",
     )
     parser.add_argument("--instructions", default="", metavar="TEXT", help="the system prompt")
+
+
+def _port(text: str) -> int:
+    """An argument that is a TCP port.
+
+    Raises:
+        ArgumentTypeError: it is none.
+    """
+    if not (text.isdecimal() and text.isascii() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, and {text!r} is none")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """The programs in docs/embedding/ are what they say: real processes, real ports, real requests, a real stop."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -172,8 +173,11 @@ def test_a_trio_app_stops_an_answer_by_a_line_and_by_the_next_message() -> None:
 
 
 def test_a_script_takes_the_first_answer_and_stops_the_others() -> None:
+    """It asks the fake, too, where there is a key for other programs and no model is named."""
+    environment = {name: value for name, value in os.environ.items() if name != "OPENAI_MODEL"}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "futures_script.py")],
+        env=environment | {"OPENAI_API_KEY": "sk-for-something-else"},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,

@@ -3,9 +3,11 @@
 import argparse
 import os
 import secrets
+import ssl
 from collections.abc import Collection
 from contextlib import ExitStack
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiwrapper._core.errors import AiwrapperError
@@ -38,6 +40,7 @@ def serve(options: argparse.Namespace) -> int:
     Returns:
         0; 130 if it was stopped before it listened.
     """
+    _check_certificate(options.certificate, options.key)
     with ExitStack() as resources:
         choice = choose_or_leave(options, resources)
         if isinstance(choice, int):
@@ -67,11 +70,28 @@ def serve(options: argparse.Namespace) -> int:
         try:
             serve_app(app, place, ready=ready)
         except OSError as error:
+            why = str(error.strerror).partition(" (while")[0]  # Python repeats the address there
             raise CannotListen(
-                f"can't listen at {options.listen}, port {options.port}: {error.strerror}. "
-                "Choose another one with --port."
+                f"can't listen at {options.listen}, port {options.port}: {why}. "
+                "Choose another port with --port, or another address with --listen."
             ) from error
     return 0
+
+
+def _check_certificate(certificate: Path | None, key: Path | None) -> None:
+    """Load it as the server will, so that what is wrong with it is said in a line and before anything begins."""
+    if certificate is None:
+        if key is not None:
+            raise CannotListen("--key is the key of a certificate: name that with --certificate")
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+    except OSError as error:  # SSLError is one
+        files = str(certificate) if key is None else f"{certificate} and {key}"
+        raise CannotListen(
+            f"can't speak HTTPS with {files}: {error.strerror or error}. "
+            "--certificate and --key want PEM files that belong together."
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""The model that the examples talk to: a real one if there is a key, else a fake that answers at a person's pace."""
+"""The model that the examples talk to: a real one if it is named, else a fake that answers at a person's pace."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,13 @@ SHORT = Turn((Say(("Of", " course.")),))
 
 @contextmanager
 def which_model() -> Iterator[Lang]:
-    """The model named by `OPENAI_MODEL`, with the key in `OPENAI_API_KEY`; without them a fake.
+    """The model named by `OPENAI_MODEL`, with the key in `OPENAI_API_KEY`; without both of them a fake.
 
     The fake's answers are long and short by turns: the first is there to be stopped.
     """
-    if "OPENAI_API_KEY" in os.environ:
-        yield Lang.openai(model=os.environ["OPENAI_MODEL"], api_key=os.environ["OPENAI_API_KEY"])
+    model, api_key = os.environ.get("OPENAI_MODEL"), os.environ.get("OPENAI_API_KEY")
+    if model and api_key:
+        yield Lang.openai(model=model, api_key=api_key)
         return
     with FakeProvider("openai_chat", cycle((LONG, SHORT))) as fake:
         yield Lang.openai_like(base_url=fake.base_url, model=fake.model, api_key=fake.api_key)

@@ -200,21 +200,62 @@ def test_an_address_that_others_can_reach_asks_for_a_token(provider: FakeProvide
     assert (401, 200) == (refused.status_code, taken.status_code)
 
 
+def served(tmp_path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
+    """`aiwrapper serve` where it cannot serve."""
+    return subprocess.run(
+        [PROGRAM, "--store", str(tmp_path / "other.db"), "serve", "--host", "voice", *options],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+
+
 def test_an_address_in_use_is_said_in_a_line(provider: FakeProvider, tmp_path: Path) -> None:
     with Server.program(provider, tmp_path) as server:
         port = server.address.rstrip("/").rpartition(":")[2]
-        done = subprocess.run(
-            [PROGRAM, "--store", str(tmp_path / "other.db"), "serve", "--host", "voice", "--port", port],
-            env=environment(tmp_path),
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_SECONDS,
-            check=False,
-        )
+        done = served(tmp_path, "--port", port)
 
     assert (1, "") == (done.returncode, done.stdout)
-    assert "Address already in use" in done.stderr
+    assert f"can't listen at 127.0.0.1, port {port}: Address already in use. " in done.stderr
     assert 1 == done.stderr.count("\n")
+
+
+def test_a_certificate_that_cannot_be_used_is_said_in_a_line(tmp_path: Path) -> None:
+    mine, other = (trustme.CA().issue_cert("localhost") for _ in range(2))
+    chain, key, junk = tmp_path / "chain.pem", tmp_path / "key.pem", tmp_path / "junk.pem"
+    mine.cert_chain_pems[0].write_to_path(str(chain))
+    other.private_key_pem.write_to_path(str(key))
+    junk.write_text("no certificate")
+
+    for wrong in (
+        ("--certificate", str(tmp_path / "missing.pem"), "--key", str(key)),
+        ("--certificate", str(junk), "--key", str(key)),
+        ("--certificate", str(chain), "--key", str(key)),
+        ("--certificate", str(chain)),
+    ):
+        done = served(tmp_path, "--port", "0", *wrong)
+
+        assert (1, "") == (done.returncode, done.stdout)
+        assert "can't speak HTTPS with" in done.stderr
+        assert "want PEM files that belong together" in done.stderr
+        assert 1 == done.stderr.count("\n")
+
+
+def test_a_key_without_its_certificate_does_not_serve_in_clear(tmp_path: Path) -> None:
+    done = served(tmp_path, "--port", "0", "--key", str(tmp_path / "key.pem"))
+
+    assert (1, "") == (done.returncode, done.stdout)
+    assert "--certificate" in done.stderr
+
+
+@pytest.mark.parametrize("port", ["80000", "-1", "http"])
+def test_what_is_no_port_is_wrong_usage(tmp_path: Path, port: str) -> None:
+    done = served(tmp_path, f"--port={port}")
+
+    assert (2, "") == (done.returncode, done.stdout)
+    assert f"a port is a number from 0 to 65535, and {port!r} is none" in done.stderr
 
 
 def test_with_a_certificate_it_speaks_https_and_http_2(provider: FakeProvider, tmp_path: Path) -> None:
