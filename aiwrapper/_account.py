@@ -9,8 +9,9 @@ side, and none of them waits for another.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Protocol
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from aiwrapper._core.budget import NOTHING_SPENT, Budget, Spent
 from aiwrapper._core.conversation import State
@@ -93,22 +94,40 @@ def charging(account: CallAccount) -> Iterator[None]:
         _account.reset(before)
 
 
+class Spender(Protocol):
+    """A run, as far as it is asked what it has used."""
+
+    @property
+    def run_id(self) -> str:
+        """Which it is."""
+
+    @property
+    def state(self) -> State:
+        """What the log of the run says so far; from any thread."""
+
+
+@frozen
+class _Ended:
+    run_id: str
+    state: State
+
+
 class RunAccount:
     """What one run uses, its calls included, and whether it may use more. Everything may be asked from any thread.
 
     A run that is begun in a tool joins the account of the call.
 
     Args:
-        state: what the log of the run says so far.
-        run_id: the run.
+        run: it.
         budget: how much its conversation may use; None for no limit.
     """
 
-    def __init__(self, state: Callable[[], State], run_id: str, budget: Budget | None) -> None:
-        self._state = state
-        self._run_id = run_id
+    __slots__ = ("_budget", "_calls", "_run", "payers")  # there may be thousands
+
+    def __init__(self, run: Spender, budget: Budget | None) -> None:
+        self._run = run
         self._budget = budget
-        self._calls: list[CallAccount] = []  # appended to by the run's thread
+        self._calls: tuple[CallAccount, ...] = ()  # replaced by the run's thread
         payer = _account.get()
         self.payers: tuple[CallAccount, ...] = () if payer is None else (payer,)
         """Who has to be told of the run's entries: the call that it is begun in, if there is one."""
@@ -122,25 +141,24 @@ class RunAccount:
             changed: told, in any thread, that there may be more on it.
         """
         call = CallAccount(self.refusal, changed)
-        self._calls.append(call)
+        self._calls += (call,)
         return call
 
     def close(self) -> None:
         """The run has ended. Lets go of it, so that it goes when nobody holds it any more."""
-        state = self._state()
-        self._state = lambda: state
-        self._calls.clear()
+        self._run = _Ended(self._run.run_id, self._run.state)
+        self._calls = ()
 
     def spent(self) -> Spent:
         """What the run has used so far; not complete before it has ended."""
-        return self._spent(self._state())
+        return self._spent(self._run.state)
 
     def refusal(self) -> str | None:
         """Why no model may be asked any more, by the budget or by that of whoever pays; None if one may."""
         if self._budget is not None:
-            state = self._state()
+            state = self._run.state
             spent = state.conversation.spent  # that of the run, too, once it has ended
-            if self._run_id not in state.runs:
+            if self._run.run_id not in state.runs:
                 spent = spent.plus(self._spent(state))
             refusal = self._budget.refusal(spent)
             if refusal is not None:
@@ -149,10 +167,10 @@ class RunAccount:
 
     def _spent(self, state: State) -> Spent:
         run = state.run
-        if run is None or run.run_id != self._run_id:
-            report = state.runs.get(self._run_id)
+        if run is None or run.run_id != self._run.run_id:
+            report = state.runs.get(self._run.run_id)
             return NOTHING_SPENT if report is None else report.spent
         spent = run.spent_itself
-        for call in tuple(self._calls):  # and not the log, which hears of it a moment later
+        for call in self._calls:  # and not the log, which hears of it a moment later
             spent = spent.plus(call.spent)
         return evolve(spent, usage=evolve(spent.usage, complete=False))

@@ -12,6 +12,7 @@ from aiwrapper import (
     Entry,
     RunFinished,
     RunStopped,
+    Spent,
     TextDelta,
     ToolFinished,
     ToolStarted,
@@ -119,6 +120,10 @@ def other_reason(evidence: Evidence) -> Evidence:
     return ended(evidence, stop=evolve(evidence.result.stop, reason="deadline"))
 
 
+def spending(evidence: Evidence, spent: Spent) -> Evidence:
+    return ended(evidence, conversation=evolve(evidence.result.conversation, spent=spent))
+
+
 def asked_twice(evidence: Evidence) -> Evidence:
     assert evidence.requests
     return evolve(evidence, requests=[*evidence.requests, *evidence.requests])
@@ -142,6 +147,11 @@ IN_A_TEXT: dict[str, tuple[str, Change]] = {
     "a word that slipped in after the stop": ("S8", lambda e: evolve(e, at_stop=e.before)),
     "usage that is called complete": ("U1", lambda e: ended(e, usage=evolve(e.result.usage, complete=True))),
     "usage that is counted twice": ("U1", lambda e: ended(e, usage=Usage(input_tokens=99))),
+    "a run that the conversation has not counted": ("U2", lambda e: spending(e, e.before.spent)),
+    "a run that the conversation counts twice": (
+        "U2",
+        lambda e: spending(e, e.result.conversation.spent.plus(e.result.conversation.spent)),
+    ),
     "a request that the log does not permit": ("S8", asked_twice),
     "words that the provider has not said": (
         "C11",
