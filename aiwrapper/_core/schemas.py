@@ -19,8 +19,9 @@ def read_json(text: str, wanted: type[T]) -> T:
     """Read JSON into a type, strictly.
 
     Raises:
-        InvalidArguments: it is no such JSON; the text says where, for the model that wrote it.
-        TypeError: JSON cannot be read into the type.
+        InvalidArguments: it is no such JSON; the text says where, for the model that wrote it. Also for a type that no
+            JSON can be: ask `schema_of` first.
+        TypeError: there can be no decoder for the type.
     """
     value: T = decoded(msgspec.json.Decoder(wanted, dec_hook=object_of), text)
     return value

@@ -6,6 +6,7 @@ import io
 import pickle
 import queue
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -488,6 +489,36 @@ def test_a_broken_body_is_an_error_of_requests_and_leaves_nothing(
             list(response.iter_arrived())
         server.join_connections()
 
+    assert 0 == token.stats().registrations
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_a_tls_line_that_breaks_within_a_body_is_an_error_of_requests_and_leaves_nothing(
+    certificate: trustme.LeafCert, authority_file: Path
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+
+    def serve() -> None:
+        plain, _ = listener.accept()
+        with plain.dup() as line, context.wrap_socket(plain, server_side=True) as tls:
+            tls.recv(65536)
+            tls.sendall(LAST + b"Content-Length: 9\r\n\r\nab")
+            line.sendall(b"\x17\x03\x03\x00\x20" + b"no record of ours".ljust(32))
+
+    token = CancelToken()
+    with no_descriptor_left(), socket.create_server(("127.0.0.1", 0)) as listener:
+        call = Call(serve)
+        with new_session(authority_file) as session:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+            arrived = session.get(url, stream=True, token=token).iter_arrived()
+            first = next(arrived)
+            with pytest.raises(requests.exceptions.SSLError):
+                next(arrived)
+        call.join()
+
+    assert b"ab" == first
+    assert call.error is None
     assert 0 == token.stats().registrations
 
 
