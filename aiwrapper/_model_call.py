@@ -197,7 +197,11 @@ class ModelCall:
                 # Closed here and not by the garbage collector, which would swallow a Ctrl-C meanwhile.
                 with closing(self._attempt(step, body, token, doing)) as entries:
                     for entry in entries:
-                        given = given or not isinstance(entry, UsageReported)
+                        if not given and not isinstance(entry, UsageReported):
+                            given, body = (
+                                True,
+                                b"",
+                            )  # never sent again, and perhaps the largest thing of a run
                         yield entry
                 return
             except _Failure as failure:
@@ -227,6 +231,7 @@ class ModelCall:
                     body=body,
                     connected=lambda: doing("waiting_for_headers"),
                 )
+                del body
                 token.check()  # a model on this machine may have taken its time
                 reply = Reply(self.dialect.decoder(), step.run_id, step.turn, look=token.check)
                 with (
@@ -235,6 +240,7 @@ class ModelCall:
                     self.transport.open(request, request_token) as pieces,
                 ):
                     doing("streaming")
+                    del request
                     yield from self._read(pieces, reply, token, request_token)
             whole = True
         except NotAStream as answer:

@@ -111,9 +111,10 @@ class HttpTransport:
     @contextmanager
     def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[Iterator[bytes]]:
         """Post it; see `Transport.open`."""
+        url = request.url
         try:
             response = self._session.post(
-                request.url,
+                url,
                 data=_Upload(request.body, request.connected),
                 auth=Signed(request.headers),
                 token=token,
@@ -121,21 +122,21 @@ class HttpTransport:
                 verify=self._session.verify,  # requests lets the environment overrule what only the session says
                 allow_redirects=False,  # a POST does not survive them, and a key should not follow them
                 timeout=(CONNECT_TIMEOUT_SECONDS, SILENCE_TIMEOUT_SECONDS),
-                proxies=_around_proxies(request.url),
+                proxies=_around_proxies(url),
             )
         except (
             OSError,
             ValueError,
         ) as error:  # all of requests' errors are OSErrors; a bad URL is a ValueError
-            raise network_error(error, request.url) from error
+            raise network_error(error, url) from error
         with response:
             headers = {name.lower(): value for name, value in response.headers.items()}
             media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
             if response.status_code != 200 or media_type not in _STREAM_TYPES:
-                raise NotAStream(response.status_code, headers, _beginning(response, request.url))
+                raise NotAStream(response.status_code, headers, _beginning(response, url))
             # What has asked for the stream is of no use to it: some 4 KiB, of which there may be thousands for minutes.
-            del response.request, response.headers, response.cookies, headers
-            yield _pieces(response, request.url)
+            del response.request, response.headers, response.cookies, headers, request
+            yield _pieces(response, url)
 
     def close(self) -> None:
         """Close the pooled connections. A later request opens new ones."""

@@ -1,3 +1,4 @@
+import sys
 import threading
 from contextlib import closing
 
@@ -305,6 +306,22 @@ def test_after_a_stop_before_the_start_the_question_is_answered(world: World) ->
 def test_there_is_nothing_to_go_on_from_at_the_beginning(world: World) -> None:
     with pytest.raises(ValueError, match="nothing has been said yet"):
         world.recorded_agent(said("openai_chat")).continue_()
+
+
+def test_what_was_sent_is_not_held_while_the_answer_arrives(world: World) -> None:
+    """It is never sent again then, and of a long conversation it is the largest thing that a run has."""
+    transport = said("openai_chat", HELLO)
+    held: list[int] = []
+
+    def count() -> None:
+        held.append(sys.getrefcount(transport.requests[0].body))
+
+    agent = world.recorded_agent(transport)
+    agent.run("Hi", subscribers=[Acting(lambda entry: isinstance(entry, TextDelta), count)])
+    count()
+
+    assert 3 == len(held)
+    assert 1 == len(set(held))
 
 
 # subscribers
