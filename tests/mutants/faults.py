@@ -51,11 +51,13 @@ FAULTS: Final = (
                 FINISH_ENDING,
                 "if not self._is_settled:\n"
                 "    self._settled(self)\n"
+                "    self.account.close()\n"
                 "    self._is_settled = True\n"
                 "self._audience.tell_subscribers()",
                 "self._audience.tell_subscribers()\n"
                 "if not self._is_settled:\n"
                 "    self._settled(self)\n"
+                "    self.account.close()\n"
                 "    self._is_settled = True",
             ),
         ),
@@ -86,10 +88,10 @@ FAULTS: Final = (
         edits=(
             Edit(
                 "aiwrapper._core.conversation:_turn_closed",
-                "conversation = _appended(conversation, assistant)",
-                "conversation = _appended(conversation, assistant)\n"
+                "conversation = appended(conversation, assistant)",
+                "conversation = appended(conversation, assistant)\n"
                 "if assistant.stopped:\n"
-                "    conversation = _appended(conversation, assistant)",
+                "    conversation = appended(conversation, assistant)",
             ),
         ),
         killers=("sync", "twice", "bytes", "trio", "asyncio"),
