@@ -108,11 +108,13 @@ FAULTS: Final = (
                 "    self.transport.open(request, request_token) as pieces,\n"
                 "):\n"
                 '    doing("streaming")\n'
+                "    del request\n"
                 "    yield from self._read(pieces, reply, token, request_token)",
                 'with token.child(name="request") as request_token:\n'
                 "    opened = self.transport.open(request, request_token)\n"
                 "    pieces = opened.__enter__()\n"
                 '    doing("streaming")\n'
+                "    del request\n"
                 "    yield from self._read(pieces, reply, token, request_token)\n"
                 "    opened.__exit__(None, None, None)",
             ),
