@@ -15,6 +15,7 @@ from aiwrapper import (
     RunStopped,
     TextDelta,
     ToolFinished,
+    ToolStarted,
     TurnStarted,
     UserMessageAdded,
     tool,
@@ -186,6 +187,36 @@ def test_a_stream_that_is_stopped_gives_the_closing_entries_and_ends(world: Worl
 
     assert [type(entry) for entry in entries[-2:]] == [TextDelta, RunStopped]
     assert settle(fold(entries)) == agent.conversation
+
+
+def test_what_a_tools_callback_raises_when_the_stream_is_closed_is_reported_and_all_is_settled() -> None:
+    """In code that blocks the callbacks run where the stream is closed."""
+    begun = threading.Event()
+
+    @tool
+    def careless(*, token: CancelToken) -> None:
+        """Registers a callback with a bug."""
+        with token.on_cancel(divide, 1, 0):
+            begun.set()
+            token.wait()
+            token.check()
+
+    def divide(a: int, b: int) -> float:
+        return a / b
+
+    agent = recorded_agent(said("openai_chat", Turn((Call("careless", ("{}",)),)), HELLO), [careless])
+    with closing(agent.stream("Hi")) as entries:
+        assert any(isinstance(entry, ToolStarted) for entry in entries)
+        begun.wait()
+    result = agent.last_result
+
+    assert result is not None
+    assert result.stop is not None
+    assert "closed" == result.stop.reason
+    (group,) = result.subscriber_errors
+    assert isinstance(group, ExceptionGroup)
+    assert group.subgroup(ZeroDivisionError) is not None
+    assert agent.run("Go on").status == "completed"
 
 
 def test_a_stream_that_was_never_begun_keeps_nobody_waiting(world: World) -> None:

@@ -421,6 +421,16 @@ def test_each_bad_answer_is_one_clear_error(
     assert "\n" not in str(error)
 
 
+def test_of_a_host_that_has_very_much_to_say_a_paragraph_is_quoted(http: HttpTransport) -> None:
+    with FakeProvider("openai_chat", [HttpError(400, message="no and " * 20_000)]) as fake:
+        error = refused(calling(fake.base_url, http))
+
+    assert error.kind == "bad_request"
+    assert "no and no and" in str(error)
+    assert "... (HTTP 400)" in str(error)
+    assert len(str(error)) < 600
+
+
 def test_a_model_that_the_host_does_not_have(http: HttpTransport) -> None:
     with FakeProvider("openai_chat") as fake:
         error = refused(calling(fake.base_url, http, model="no-such-model"))
