@@ -220,7 +220,7 @@ class Holding:
 
     def stop(self, chat_id: str, run_id: str, message: str) -> StopReceipt:
         """Stop this run and no other, wherever it is."""
-        is_ours = self._stop_here(chat_id, run_id, message)  # first of all: reading the log may take a while
+        is_ours = self.stop_nowait(chat_id, run_id, message)  # first of all: reading the log may take a while
         state = self.latest(chat_id)
         report: RunReport | None = state.run(run_id)
         running = self.running(chat_id, state)
@@ -239,9 +239,10 @@ class Holding:
             stopped = (chat_id, run_id) in self._stops
         return stopped or (answering is not None and answering.run_id == run_id and answering.token.cancelled)
 
-    def _stop_here(self, chat_id: str, run_id: str, message: str) -> bool:
-        """Stop the run if this process runs it, and remember it if not."""
+    def stop_nowait(self, chat_id: str, run_id: str, message: str = "") -> bool:
+        """Stop the run if this process runs it, and remember it if not; whether it does. Never blocks."""
         with self._lock:
+            is_new = (chat_id, run_id) not in self._stops
             self._stops[chat_id, run_id] = None
             self._stops.move_to_end((chat_id, run_id))
             while len(self._stops) > KEPT_STOPS:
@@ -249,8 +250,9 @@ class Holding:
             answering = self._answering.get(chat_id)
         is_ours = answering is not None and answering.run_id == run_id
         if answering is not None and is_ours:
-            answering.token.cancel_and_report(CancelReason("user", message))
-        self.telling.tell({chat_id: 0})
+            answering.token.cancel_soon(CancelReason("user", message))
+        if is_new:
+            self.telling.tell({chat_id: 0})
         return is_ours
 
     def _forget_stop(self, chat_id: str, run_id: str) -> None:
@@ -259,7 +261,7 @@ class Holding:
             self._stops.pop((chat_id, run_id), None)
 
     def _stop_for_peer(self, stop: Stop) -> None:
-        self._stop_here(stop.chat_id, stop.run_id, "")
+        self.stop_nowait(stop.chat_id, stop.run_id)
 
     # Telling
 

@@ -250,6 +250,7 @@ class ChatApp:
 
     async def _stop(self, request: Request, chat_id: str) -> Response:
         body = await read_body(request, Run)
+        self.data.stop_message_nowait(chat_id, body.run_id)  # now, and not when a thread has begun
         receipt = await run_sync(self.data.stop_message, chat_id, body.run_id)
         status = None if receipt.run is None else receipt.run.status
         return _json({"state": receipt.state, "status": status, "running": receipt.running})

@@ -335,6 +335,13 @@ class ChatAppData:
         """
         return self._holding.stop(chat_id, run_id, message)
 
+    def stop_message_nowait(self, chat_id: str, run_id: str) -> None:
+        """Stop this run and no other, without looking what has become of it, so that it does not block.
+
+        It reaches a run of this process, or one that is not heard of yet; `stop_message` reaches all.
+        """
+        self._holding.stop_nowait(chat_id, run_id)
+
     def switch_branch(self, chat_id: str, message_id: str) -> int:
         """Go on from the newest leaf below a message, and return the position.
 
