@@ -43,6 +43,8 @@ class Server:
         self._variables = variables
         self._lines = lines
         self.where: Path | None = None
+        self.left: Json = {}
+        """What a moving one that has left says that it has left behind."""
 
     @classmethod
     def program(cls, provider: FakeProvider, home: Path, *arguments: str, **variables: str) -> Self:
@@ -89,7 +91,8 @@ class Server:
         self.client.close()
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        said, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.left = json.loads(said) if self.where is not None and said else {}
         if exc_info[0] is None and self.process.returncode != -signal.SIGKILL:
             assert (0, "") == (self.process.returncode, errors), errors
 

@@ -3,10 +3,13 @@
 usage: serving.py STORE PORT WHERE
 
 It answers with the model that is at the base URL in the file WHERE at that moment, so that each test can have a
-provider of its own. Its tools are `wait`, which only a stop ends, and `double`.
+provider of its own. Its tools are `wait`, which only a stop ends, and `double`. Its last line says in JSON what it has
+left behind: threads by their names, and what is open that was not before.
 """
 
+import json
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +23,7 @@ from aiwrapper.chat.serve import Place, serve
 from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.transport import HttpRequest, HttpTransport
 from cancel_token import CancelToken
+from tests.cancel_token.stalling import open_descriptors
 
 NOWHERE = "http://provider.invalid"
 KEY = "sk-fake-0123456789abcdef"
@@ -31,6 +35,10 @@ class Moving:
     def __init__(self, where: Path) -> None:
         self._where = where
         self._http = HttpTransport()
+
+    def close(self) -> None:
+        """End the connections that are kept for further requests."""
+        self._http.close()
 
     def open(self, request: HttpRequest, token: CancelToken, /) -> AbstractContextManager[Iterator[bytes]]:
         return self._http.open(
@@ -53,17 +61,23 @@ def double(number: int) -> int:
 
 
 def main(store: str, port: str, where: str) -> None:
+    before = open_descriptors()
+    moving = Moving(Path(where))
     lang = Lang.anthropic(
         base_url=NOWHERE,
         model="fake-model",
         api_key=KEY,
-        transport=Moving(Path(where)),
+        transport=moving,
         retry=RetryPolicy(first_wait_seconds=0.0, max_retry_after_seconds=600.0),
     )
     agent = ChatAgent(lang, [wait, double], tool_grace_seconds=1.5)
     with ChatAppData(store) as data, WrapChatAgent(data, agent, models={"other": lang}) as wrapped:
         app = ChatApp(wrapped, hosts=("127.0.0.1",))
         serve(app, Place(port=int(port)), ready=lambda url: print(url, flush=True))
+    moving.close()
+    threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    descriptors = [what for number, what in open_descriptors().items() if number not in before]
+    print(json.dumps({"threads": threads, "descriptors": descriptors}), flush=True)
 
 
 if __name__ == "__main__":
