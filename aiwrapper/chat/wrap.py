@@ -9,11 +9,11 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from aiwrapper._agent import Agent
 from aiwrapper._core.log import RunFailed, RunStarted, RunStopped, TerminalEntry
 from aiwrapper._core.text import describe_exception
 from aiwrapper._core.tools import Tool
 from aiwrapper._run import Run, RunResult
-from aiwrapper.agents import ChatAgent
 from aiwrapper.chat._answering import Answering
 from aiwrapper.chat._state import Configuration
 from aiwrapper.chat.data import ChatAppData
@@ -21,7 +21,7 @@ from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec
 from cancel_token import CancelReason
-from cancel_token.aio import run_sync
+from cancel_token.aio import Loop, run_sync
 
 
 class WrapChatAgent:
@@ -32,8 +32,9 @@ class WrapChatAgent:
 
     Args:
         data: the chats.
-        agent: its model, tools and instructions answer, in each chat's own conversation. The agent's conversation is
-            not touched.
+        agent: a `ChatAgent` or an `AsyncChatAgent`; its model, tools and instructions answer, in each chat's own
+            conversation. The agent's conversation is not touched. Tools that are `async def` run as tasks of the loop
+            in which the `async with` block is entered; without one, a run with such tools fails and says so.
         models: what a chat may be configured to be answered by instead of the agent's own model, by name.
 
     Raises:
@@ -41,7 +42,7 @@ class WrapChatAgent:
     """
 
     def __init__(
-        self, data: ChatAppData, agent: ChatAgent, *, models: Mapping[str, ModelSpec] | None = None
+        self, data: ChatAppData, agent: Agent, *, models: Mapping[str, ModelSpec] | None = None
     ) -> None:
         self.data = data
         self.agent = agent
@@ -49,6 +50,7 @@ class WrapChatAgent:
         self._lock = threading.Lock()  # guards what follows
         self._threads: dict[threading.Thread, Answering] = {}
         self._closed: CancelReason | None = None
+        self._loop: Loop | None = None  # for tools that are tasks
         data.answer_with(self._answer)
 
     def __enter__(self) -> "WrapChatAgent":
@@ -58,6 +60,7 @@ class WrapChatAgent:
         self.close()
 
     async def __aenter__(self) -> "WrapChatAgent":
+        self._loop = Loop()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -108,6 +111,12 @@ class WrapChatAgent:
         await run_sync(self.close, reason)
 
     def _answer(self, answering: Answering) -> None:
+        if self._loop is None and any(made.is_async for made in self.agent.tools.values()):
+            message = (
+                "a tool is async def and has no loop to run in: enter the WrapChatAgent with `async with`"
+            )
+            _end(answering, RunFailed(answering.run_id, error="internal", message=message, at=time.time()))
+            return
         thread = threading.Thread(
             target=self._run_to_the_end, args=(answering,), name=f"run {answering.run_id}"
         )
@@ -159,7 +168,7 @@ class WrapChatAgent:
             settled=_nobody,
         )
         instructions = agent.instructions if settings.instructions is None else settings.instructions
-        executor = ToolCalls(tools, agent.tool_grace_seconds)
+        executor = ToolCalls(tools, agent.tool_grace_seconds, self._loop)
         return complete(run, lang.call(instructions, tools.values()), executor)
 
 
