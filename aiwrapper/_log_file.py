@@ -30,6 +30,7 @@ from attrs import frozen
 
 from aiwrapper._checkpoints import Checkpoints
 from aiwrapper._core.errors import StoreError
+from aiwrapper._core.log import Entry
 from aiwrapper._fork import give_up_in_children
 from aiwrapper._log_errors import is_busy, store_error
 
@@ -70,12 +71,19 @@ T = TypeVar("T")
 
 @frozen
 class Row:
-    """An entry as it is written."""
+    """An entry as it is written.
 
+    Args:
+        entry: it.
+        body: its JSON.
+        heading: its kind, if lists show it.
+        durable: whether it has to survive a power cut.
+    """
+
+    entry: Entry
     body: bytes
     heading: str | None
     durable: bool
-    """Whether it has to survive a power cut."""
 
 
 @frozen
@@ -85,6 +93,11 @@ class Batch:
     conversation: int
     after: int
     rows: Sequence[Row]
+
+    @property
+    def last(self) -> int:
+        """The number of the last row."""
+        return self.after + len(self.rows)
 
 
 @frozen

@@ -92,15 +92,14 @@ class LogWriter:
 
     Args:
         file: where to.
-        on_written: called after a transaction with no lock held: the number of the last entry of each conversation
-            in it, by the conversation's id.
+        on_written: called after a transaction with no lock held: what was written of each conversation, by its id.
         now: monotonic seconds.
     """
 
     def __init__(
         self,
         file: LogFile,
-        on_written: Callable[[Mapping[str, int]], object] | None,
+        on_written: Callable[[Mapping[str, Batch]], object] | None,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -205,7 +204,7 @@ class LogWriter:
         Raises:
             StoreError: nothing was written, and all of it still waits.
         """
-        taken: dict[Queue, int] = {}
+        taken: dict[Queue, Batch] = {}
         next_since = math.inf  # of what is left
 
         def take() -> Sequence[Batch]:
@@ -215,7 +214,6 @@ class LogWriter:
             with self._lock:
                 if is_written():
                     return ()
-                batches: list[Batch] = []
                 rows = 0
                 for queue in [*self._awaited, *self._waiting]:  # a copy, since queues come without a lock
                     if rows >= TRANSACTION_ROWS and queue not in self._awaited:
@@ -225,18 +223,17 @@ class LogWriter:
                         self._forget(queue)
                     elif queue not in taken:
                         batch = Batch(queue.conversation, queue.written, tuple(queue.waiting))
-                        taken[queue] = len(batch.rows)
+                        taken[queue] = batch
                         rows += len(batch.rows)
-                        batches.append(batch)
-                return batches
+                return [*taken.values()]
 
         def written() -> None:
             with self._lock:
                 self._failing = False
                 self._late_at = next_since + LATE_SECONDS
-                for queue, rows in taken.items():
-                    del queue.waiting[:rows]
-                    queue.written += rows
+                for queue, batch in taken.items():
+                    del queue.waiting[: len(batch.rows)]
+                    queue.written = batch.last
                     self._forget(queue)
                     if queue.waiting:  # said, so look: what has come meanwhile
                         queue.since = next_since
@@ -261,7 +258,7 @@ class LogWriter:
                 self._has_flusher()
             raise
         if taken and self._on_written is not None:
-            self._on_written({queue.conversation_id: queue.written for queue in taken})
+            self._on_written({queue.conversation_id: batch for queue, batch in taken.items()})
 
     def remove(self, queue: Queue) -> None:
         """Write what waits, and take no more of this queue.

@@ -23,7 +23,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,7 +36,7 @@ from aiwrapper._core.log import Deleted, Entry, RunFailed, RunFinished, RunStopp
 from aiwrapper._core.log_json import dump_entry, load_entry
 from aiwrapper._core.messages import Text
 from aiwrapper._lease import Lease
-from aiwrapper._log_file import Heading, LogFile, Row
+from aiwrapper._log_file import Batch, Heading, LogFile, Row
 from aiwrapper._log_writer import LogWriter, Queue
 
 PAGE_ENTRIES = 1_000
@@ -66,6 +66,19 @@ class ConversationSummary:
     preview: str = field(kw_only=True)
 
 
+@frozen
+class Written:
+    """What a transaction has written of a conversation.
+
+    Args:
+        number: of the last entry in it.
+        entries: all of them, in order.
+    """
+
+    number: int
+    entries: Sequence[Entry]
+
+
 class Store:
     """The conversations in one file, opened by as many processes as like.
 
@@ -75,10 +88,10 @@ class Store:
     Args:
         path: the file. It is made, readable by its owner alone, if it is not there; its folder too.
         busy_seconds: how long a call waits while other processes write, before it gives up with `StoreError`.
-        on_written: called after each transaction with the conversations in it, on the thread that wrote: their
-            ids, and the number of the last entry of each in the file. It lets a reader in this process
-            follow without asking again and again. It must be quick, not raise, and not use the store. Calls
-            from two threads may overtake each other: the highest number is the truth.
+        on_written: called after each transaction with what it has written, by the conversation's id, on the thread
+            that wrote. It lets a reader in this process follow without asking again and again. It must be
+            quick, not raise, and not use the store. Calls from two threads may overtake each other: the
+            numbers tell.
 
     Raises:
         StoreError: the file can't be used, is no store, is damaged, or was written by a newer version.
@@ -90,11 +103,12 @@ class Store:
         path: str | os.PathLike[str],
         *,
         busy_seconds: float = 10.0,
-        on_written: Callable[[Mapping[str, int]], object] | None = None,
+        on_written: Callable[[Mapping[str, Written]], object] | None = None,
     ) -> None:
         self.path: Path = Path(path)
+        self._on_written = on_written
         self._file = LogFile(self.path, busy_seconds=busy_seconds)
-        self._writer = LogWriter(self._file, on_written)
+        self._writer = LogWriter(self._file, None if on_written is None else self._tell)
         self._lock = threading.Lock()  # guards `_logs`
         self._logs: set[ConversationLog] = set()  # the open ones
 
@@ -203,6 +217,15 @@ class Store:
             self._logs.add(log)
         return log
 
+    def _tell(self, batches: Mapping[str, Batch]) -> None:
+        assert self._on_written is not None
+        self._on_written(
+            {
+                conversation_id: Written(batch.last, [row.entry for row in batch.rows])
+                for conversation_id, batch in batches.items()
+            }
+        )
+
     def _close(self, log: "ConversationLog") -> None:
         if self._file.forked:
             return  # the lease is the parent's
@@ -305,7 +328,7 @@ def _row(entry: Entry) -> Row:
     heading = None
     if isinstance(entry, Titled | Deleted) or (isinstance(entry, UserMessageAdded) and not entry.synthetic):
         heading = entry.kind
-    return Row(dump_entry(entry), heading, entry.durability == "commit")
+    return Row(entry, dump_entry(entry), heading, entry.durability == "commit")
 
 
 def _summary(heading: Heading) -> ConversationSummary:

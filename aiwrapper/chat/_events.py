@@ -77,7 +77,11 @@ class EventStream:
         with CancelToken(name=f"stream of {self._chat_id}") as token:
             while True:
                 with self._data.listening(self._chat_id, token) as wake:
-                    event, is_last = await run_sync(self._next_event)
+                    state = self._data.latest_nowait(self._chat_id)
+                    if state is not None and self._view.is_quick(state):
+                        event, is_last = self._event(state)
+                    else:
+                        event, is_last = await run_sync(self._next_event)
                     if event is not None:
                         await self._send(send, event)
                     if is_last or self._data.closing:
@@ -91,7 +95,9 @@ class EventStream:
 
     def _next_event(self) -> tuple[bytes | None, bool]:
         """What is new, and whether nothing will come after it."""
-        state = self._data.latest(self._chat_id)
+        return self._event(self._data.latest(self._chat_id))
+
+    def _event(self, state: ChatState) -> tuple[bytes | None, bool]:
         running = state.running
         stopping = running is not None and self._data.is_stopping(self._chat_id, running)
         change = self._view.change(state, stopping=stopping)

@@ -18,12 +18,16 @@ from aiwrapper.chat._answering import Answerer, Answering, Asked, Leaving, Runni
 from aiwrapper.chat._peers import Peers, Stop
 from aiwrapper.chat._state import ChatState, advanced
 from aiwrapper.chat._telling import Telling
-from aiwrapper.store import ConversationLog, Store
+from aiwrapper.store import ConversationLog, Store, Written
 from cancel_token import CancelReason, CancelToken
 
 KEPT_STATES: Final = 32
 """How many chats are kept folded besides those that are followed or answered; by hand. Another one costs reading its
 log again."""
+
+KEPT_NEWS: Final = 1_000
+"""How many transactions are kept for whoever follows a chat and has not taken them; by hand. After more than that it is
+read from the store."""
 
 KEPT_STOPS: Final = 1_000
 """How many stops are remembered for runs that nobody has heard of; by hand."""
@@ -45,6 +49,9 @@ class Holding:
         self.telling: Telling = Telling()
         self._lock = threading.Lock()  # guards what follows
         self._states: OrderedDict[str, ChatState] = OrderedDict()
+        self._news: dict[
+            str, list[Written]
+        ] = {}  # of chats that are followed: written since they were looked at
         self._stops: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._claimed: set[str] = set()  # chats that this process is changing, answering ones among them
         self._answering: dict[str, Answering] = {}
@@ -66,9 +73,40 @@ class Holding:
 
     def latest(self, chat_id: str) -> ChatState:
         """The chat as it is in the store, even if it has been deleted."""
+        known = self._known(chat_id)
+        answering = self.answering(chat_id)
+        if answering is not None and answering.log.written == known.position:
+            return self._keep(chat_id, known)  # nobody else appends to it
+        return self._keep(chat_id, advanced(known, self.store.entries(chat_id, after=known.position)))
+
+    def latest_nowait(self, chat_id: str) -> ChatState | None:
+        """The chat as far as followers have been told; None if only the store knows. Never blocks."""
+        known = self._known(chat_id)
+        answering = self.answering(chat_id)
+        if answering is None or not known.position:
+            return None
         with self._lock:
-            known = self._states.get(chat_id, ChatState())
-        state = advanced(known, self.store.entries(chat_id, after=known.position))
+            if chat_id in self._news:  # something is missing in between
+                return None
+        return self._keep(chat_id, known)
+
+    def _known(self, chat_id: str) -> ChatState:
+        """The chat as it was last time, and what has been written since, as far as it joins on."""
+        with self._lock:
+            state = self._states.get(chat_id, ChatState())
+            news = sorted(self._news.pop(chat_id, ()), key=_number)
+        for place, written in enumerate(news):
+            first = written.number - len(written.entries) + 1
+            if first > state.position + 1:
+                with self._lock:
+                    self._news.setdefault(chat_id, []).extend(news[place:])
+                break
+            new = enumerate(written.entries[state.position + 1 - first :], state.position + 1)
+            state = advanced(state, new)
+        return state
+
+    def _keep(self, chat_id: str, state: ChatState) -> ChatState:
+        """Keep the state for next time, or find a newer one."""
         in_use = self.telling.listened()
         with self._lock:
             newest = self._states.get(chat_id, state)
@@ -76,9 +114,14 @@ class Holding:
                 state = newest
             self._states[chat_id] = state
             self._states.move_to_end(chat_id)
+            if chat_id in self._news:
+                self._news[chat_id] = [each for each in self._news[chat_id] if each.number > state.position]
+                if not self._news[chat_id]:
+                    del self._news[chat_id]
             idle = [each for each in self._states if each not in in_use and each not in self._answering]
             for each in idle[: max(0, len(idle) - KEPT_STATES)]:  # the ones not asked for the longest
                 del self._states[each]
+                self._news.pop(each, None)
         return state
 
     def answering(self, chat_id: str) -> Answering | None:
@@ -265,10 +308,21 @@ class Holding:
 
     # Telling
 
-    def _written(self, numbers: Mapping[str, int]) -> None:
-        self.telling.tell(numbers)
+    def _written(self, written: Mapping[str, Written]) -> None:
+        followed = self.telling.listened() & written.keys()
+        if followed:
+            with self._lock:
+                for chat_id in followed:
+                    news = self._news.setdefault(chat_id, [])
+                    news.append(written[chat_id])
+                    del news[:-KEPT_NEWS]
+        self.telling.tell({chat_id: each.number for chat_id, each in written.items()})
         self._peers.look()
 
     def _look(self) -> None:
         """Another process has written something, in whichever chat."""
         self.telling.wake(self.telling.listened())
+
+
+def _number(written: Written) -> int:
+    return written.number

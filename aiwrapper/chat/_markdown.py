@@ -117,6 +117,11 @@ class MarkdownBlocks:
         """All blocks, as the updates so far have told them."""
         return tuple(self._shown)
 
+    @property
+    def unsettled_characters(self) -> int:
+        """How long the tail is, which may be rendered again."""
+        return len(self._tail)
+
     def feed(self, delta: str) -> Update:
         """Take more text; the update may leave some of it to a later one, at the latest to `finish`."""
         text = self._held + delta

@@ -9,11 +9,12 @@ upsert, so a change that comes twice does no harm. What it costs depends on what
 """
 
 import json
-from typing import Any, TypeAlias, assert_never
+from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
 from aiwrapper._core.conversation import RunReport
+from aiwrapper._core.log import ReasoningDelta, TextDelta, ToolCallArguments, ToolCallReady, ToolFinished
 from aiwrapper._core.messages import (
     AssistantMessage,
     CutCall,
@@ -29,10 +30,22 @@ from aiwrapper._core.messages import (
 )
 from aiwrapper._core.runs import OpenRun
 from aiwrapper._core.text import is_blank
-from aiwrapper._core.turns import CallSlot, OpenTurn, ReasoningSlot, Slot, Slots, TextSlot, tool_result
+from aiwrapper._core.turns import (
+    CallSlot,
+    InTurn,
+    OpenTurn,
+    ReasoningSlot,
+    Slot,
+    Slots,
+    TextSlot,
+    tool_result,
+)
 from aiwrapper.chat._attachments import attached_text, image_hash, text_hash
 from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
 from aiwrapper.chat._state import ChatState, shown_id
+
+QUICK_CHARACTERS: Final = 2048
+"""How much text is told without a thread of its own; by hand: some milliseconds of rendering at worst."""
 
 Json: TypeAlias = dict[str, Any]  # Any: JSON for the page
 
@@ -89,6 +102,32 @@ class ChatView:
         self._told = state
         return {"position": state.position, **change} if change or moved else None
 
+    def is_quick(self, state: ChatState) -> bool:
+        """Whether telling what is new is a matter of moments: a little text, behind what is there.
+
+        Args:
+            state: as for `change`.
+        """
+        every = state.log.conversation.all_messages
+        run = state.log.run
+        opened = self._open
+        characters = 0 if opened is None else opened.unsettled_characters
+        for place in range(len(self._told.log.conversation.all_messages), len(every)):
+            message = every[place]
+            if isinstance(message, ToolMessage):
+                continue
+            if opened is None or message.id != opened.id or not isinstance(message, AssistantMessage):
+                return False
+            characters += opened.unknown_characters(message)
+        if run is not None and run.turn is not None:
+            entries = run.turn.entries
+            known = opened.taken if opened is not None and opened.id == _open_id(run, run.turn) else 0
+            for place in range(known, len(entries)):
+                characters += _characters(entries[place])
+                if characters > QUICK_CHARACTERS:
+                    break
+        return characters <= QUICK_CHARACTERS
+
     def _close(self, state: ChatState, messages: list[Json], changes: "_Changes") -> None:
         """Tell the messages that have been closed since."""
         conversation = state.log.conversation
@@ -126,7 +165,7 @@ class ChatView:
         run = state.log.run
         if run is None or run.turn is None:
             return
-        message_id = f"{run.run_id}.{run.turn.number}"
+        message_id = _open_id(run, run.turn)
         if self._open is None or self._open.id != message_id:
             self._open = _OpenMessage(message_id, state.shown_head_id)
         self._open.grow(run, run.turn, messages, changes)
@@ -146,6 +185,7 @@ class _Growing:
     def __init__(self) -> None:
         self.markdown = MarkdownBlocks()
         self.taken = 0  # pieces
+        self.characters = 0  # in them
         self.count = 0  # blocks that the page has
 
 
@@ -156,7 +196,7 @@ class _OpenMessage:
         self.id = message_id
         self._parent_id = parent_id
         self._slots = Slots()
-        self._taken = 0  # entries of the turn
+        self.taken = 0  # entries of the turn
         self._told: list[Json] = []  # the parts, without their blocks
         self._growing: dict[int, _Growing] = {}  # by part
 
@@ -165,10 +205,20 @@ class _OpenMessage:
         """Whether there is something to be seen of it."""
         return bool(self._told)
 
+    @property
+    def unsettled_characters(self) -> int:
+        """How much text is rendered again whenever more comes."""
+        return sum(growing.markdown.unsettled_characters for growing in self._growing.values())
+
+    def unknown_characters(self, message: AssistantMessage) -> int:
+        """How much of the text of what has become of it is not known here yet."""
+        said = sum(len(part.text) for part in message.parts if not isinstance(part, ToolCall))
+        return said - sum(growing.characters for growing in self._growing.values())
+
     def grow(self, run: OpenRun, turn: OpenTurn, messages: list[Json], changes: _Changes) -> None:
-        for place in range(self._taken, len(turn.entries)):
+        for place in range(self.taken, len(turn.entries)):
             self._slots.take(turn.entries[place], turn)
-        self._taken = len(turn.entries)
+        self.taken = len(turn.entries)
         if not self._told and not any(_is_kept(slot) for slot in self._slots.all):
             return  # if it ended now, there would be no message
         if not self._told:
@@ -215,6 +265,7 @@ class _OpenMessage:
         growing = self._growing[place]
         new = "".join(slot.pieces[growing.taken :])
         growing.taken = len(slot.pieces)
+        growing.characters += len(new)
         if new:
             self._told_blocks(place, growing, growing.markdown.feed(new), changes)
 
@@ -244,6 +295,24 @@ class _OpenMessage:
                 return _call(slot.name, arguments, state, call_id)
             case _:
                 assert_never(slot)
+
+
+def _open_id(run: OpenRun, turn: OpenTurn) -> str:
+    """The id of the message that is being said."""
+    return f"{run.run_id}.{turn.number}"
+
+
+def _characters(entry: InTurn) -> int:
+    """About how much text there is in an entry."""
+    match entry:
+        case TextDelta() | ReasoningDelta() | ToolCallArguments():
+            return len(entry.text)
+        case ToolCallReady():
+            return len(entry.arguments)
+        case ToolFinished():
+            return len(entry.content)
+        case _:
+            return 0
 
 
 def _header(chat_id: str, state: ChatState, *, stopping: bool) -> Json:

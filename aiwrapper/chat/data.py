@@ -130,6 +130,10 @@ class ChatAppData:
         """The chat as it is in the store, even if it has been deleted."""
         return self._holding.latest(chat_id)
 
+    def latest_nowait(self, chat_id: str) -> ChatState | None:
+        """The chat as far as those who listen to it have been told; None if one has to block to know it."""
+        return self._holding.latest_nowait(chat_id)
+
     def state_at(self, chat_id: str, position: int) -> ChatState | None:
         """The chat as it was after so many entries; None if it has not had so many."""
         entries = takewhile(lambda numbered: numbered[0] <= position, self._store.entries(chat_id))

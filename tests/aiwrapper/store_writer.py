@@ -133,7 +133,7 @@ def write(order: Order) -> None:
     pause_seconds = chance.choice((0.0, 0.0005, 0.005))
     with (
         Store(
-            order.store, on_written=lambda numbers: tell(WRITTEN, numbers[order.conversation_id] - before)
+            order.store, on_written=lambda told: tell(WRITTEN, told[order.conversation_id].number - before)
         ) as store,
         store.open(order.conversation_id) as log,
     ):

@@ -10,9 +10,9 @@ import pytest
 
 from aiwrapper._core.errors import StoreError
 from aiwrapper._core.log import RunStarted, TextDelta
-from aiwrapper._log_file import LogFile, Row
+from aiwrapper._log_file import Batch, LogFile, Row
 from aiwrapper._log_writer import LATE_SECONDS, MAX_WAITING_ROWS, TRANSACTION_ROWS, LogWriter, Queue
-from aiwrapper.store import Store
+from aiwrapper.store import Store, Written
 
 PATIENCE_SECONDS = 60.0  # for things that do happen: only a hang takes so long
 WORD = TextDelta("r1", 1, text="word ")
@@ -34,7 +34,7 @@ def elsewhere(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def test_those_who_wait_for_the_file_are_written_together(path: Path, elsewhere: sqlite3.Connection) -> None:
-    told: list[Mapping[str, int]] = []
+    told: list[Mapping[str, Written]] = []
     waiting = [threading.Event(), threading.Event()]
     free = threading.Event()
 
@@ -59,7 +59,7 @@ def test_those_who_wait_for_the_file_are_written_together(path: Path, elsewhere:
         for thread in threads:
             thread.join()
 
-    assert [dict.fromkeys(ids, 1)] == told
+    assert [dict.fromkeys(ids, Written(1, [RunStarted("r1")]))] == told
 
 
 class Clock:
@@ -77,7 +77,7 @@ class Writing:
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
-        self.told: list[Mapping[str, int]] = []
+        self.told: list[Mapping[str, Batch]] = []
         self._file = LogFile(path, busy_seconds=PATIENCE_SECONDS)
         self.writer = LogWriter(self._file, self.told.append, now=self.clock)
         self.queues: list[Queue] = []
@@ -93,7 +93,7 @@ class Writing:
         return queue
 
     def say(self, queue: Queue, wait: Callable[[float], object] = time.sleep) -> None:
-        self.writer.append(queue, Row(b"word", None, False), may_wait=True, wait=wait)
+        self.writer.append(queue, Row(WORD, b"word", None, False), may_wait=True, wait=wait)
 
     def close(self) -> None:
         for queue in self.queues:
@@ -115,9 +115,12 @@ def test_whoever_waits_is_written_first_and_not_behind_all_that_others_have_said
     for queue in speaking:
         for _ in range(TRANSACTION_ROWS // 2):
             writing.say(queue)
-    writing.writer.append(asking, Row(b"now", None, True), may_wait=False, wait=time.sleep)
+    writing.writer.append(asking, Row(RunStarted("r1"), b"now", None, True), may_wait=False, wait=time.sleep)
 
-    assert [{"c4": 1, "c0": TRANSACTION_ROWS // 2, "c1": TRANSACTION_ROWS // 2}] == writing.told
+    (told,) = writing.told
+    assert {"c4": 1, "c0": TRANSACTION_ROWS // 2, "c1": TRANSACTION_ROWS // 2} == {
+        each: batch.last for each, batch in told.items()
+    }
 
 
 def test_text_that_is_not_written_does_not_pile_up(writing: Writing) -> None:

@@ -37,7 +37,7 @@ from aiwrapper._core.log import (
 from aiwrapper._core.messages import Image, Producer, Text
 from aiwrapper._log_file import APPLICATION_ID, SCHEMA_VERSION
 from aiwrapper._log_writer import BATCH_SECONDS
-from aiwrapper.store import ConversationLog, Store, UnknownConversation
+from aiwrapper.store import ConversationLog, Store, UnknownConversation, Written
 from aiwrapper.testing.logs import logs
 
 PATIENCE_SECONDS = 60.0  # for things that do happen: only a hang takes so long
@@ -245,8 +245,8 @@ def test_only_entries_that_permit_an_effect_wait_for_the_disk(store: Store) -> N
 def test_text_reaches_the_file_when_the_stream_falls_silent(path: Path) -> None:
     reached = threading.Event()
 
-    def on_written(numbers: Mapping[str, int]) -> None:
-        if 4 in numbers.values():
+    def on_written(written: Mapping[str, Written]) -> None:
+        if [4] == [each.number for each in written.values()]:
             reached.set()
 
     with Store(path, on_written=on_written) as store, store.open(store.create()) as log:
@@ -282,7 +282,9 @@ def flushers() -> list[threading.Thread]:
 def test_an_entry_takes_everything_that_waits_along(path: Path) -> None:
     written: list[tuple[str, int]] = []
     with (
-        Store(path, on_written=lambda numbers: written.extend(numbers.items())) as store,
+        Store(
+            path, on_written=lambda told: written.extend((each, told[each].number) for each in told)
+        ) as store,
         store.open(store.create()) as one,
         store.open(store.create()) as two,
     ):
@@ -1020,7 +1022,7 @@ def test_an_observer_that_raises_costs_no_text(path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(threading, "excepthook", lambda _: raised.set())
     bad = [RuntimeError("not mine")]
 
-    def on_written(numbers: Mapping[str, int]) -> None:
+    def on_written(written: Mapping[str, Written]) -> None:
         if bad:
             raise bad.pop()
 
