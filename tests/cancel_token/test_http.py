@@ -7,6 +7,7 @@ import pickle
 import queue
 import socket
 import ssl
+import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -436,6 +437,21 @@ def test_a_connect_that_takes_too_long_is_a_timeout(session: Session) -> None:
         session.get(f"http://127.0.0.1:{full.port}/", token=token, timeout=0.01)
 
     assert 0 == token.stats().registrations
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Python keeps the time there")
+def test_a_kept_connection_keeps_no_time_of_the_request_before(
+    server: StallingServer, session: Session
+) -> None:
+    limits = []
+    for timeout in (60.5, None):
+        with session.get(server.url, token=CancelToken(), timeout=timeout, stream=True) as response:
+            connection: Any = response.raw.connection
+            limits.append(connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+            assert b"ok" == response.content
+
+    assert 1 == server.connections
+    assert [(60, 500_000), (0, 0)] == [struct.unpack("ll", limit) for limit in limits]
 
 
 def test_an_error_of_the_peer_stays_its_own(server: StallingServer, session: Session) -> None:
