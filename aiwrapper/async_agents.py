@@ -170,10 +170,9 @@ class AsyncChatAgent(Agent):
         run_id = new_id()
         executor = self._executor()
         run: Run | None = None
-        with (CancelToken.never() if token is None else token).child() as own:
-            try:
-                run = begun = self._begin(run_id, message, own, conversation, sink, subscribers)
-                return await in_a_thread(lambda: self._driven(begun, executor), own, stopped_by)
-            except BaseException as error:
-                self._give_up(run_id, run, error)
-                raise
+        try:
+            run = begun = self._begin(run_id, message, token, conversation, sink, subscribers)
+            return await in_a_thread(lambda: self._driven(begun, executor), begun.token, stopped_by)
+        except BaseException as error:
+            self._give_up(run_id, run, error)
+            raise
