@@ -15,6 +15,10 @@ from hypercorn.trio import serve as hypercorn_serve
 from aiwrapper.chat.app import ChatApp
 from cancel_token import CancelReason
 
+LEAVE_SECONDS: Final = 3.0
+"""Within which a server has left, as docs/chatapp.md promises: what its tools may take (`tool_grace_seconds` of the
+agent), `DRAIN_SECONDS`, and what is left for writing the ends of the runs and for leaving itself."""
+
 DRAIN_SECONDS: Final = 0.5
 """How long open connections get after the runs have ended and the streams have told it; by hand."""
 

@@ -27,7 +27,7 @@ TOKEN_VARIABLE = "AIWRAPPER_SERVE_TOKEN"
 """Where a token is looked up that pages have to know; without it, one is drawn where one is needed."""
 
 TOOL_GRACE_SECONDS = 1.5
-"""How long tools get to return after a stop: the server promises to leave within 3 seconds."""
+"""How long tools get to return after a stop: the server promises to leave within `LEAVE_SECONDS`."""
 
 
 class CannotListen(AiwrapperError):

@@ -3,8 +3,8 @@
 usage: serving.py STORE PORT WHERE
 
 It answers with the model that is at the base URL in the file WHERE at that moment, so that each test can have a
-provider of its own. Its tools are `wait`, which only a stop ends, and `double`. Its last line says in JSON what it has
-left behind: threads by their names, and what is open that was not before.
+provider of its own. Its tools are `wait`, which only a stop ends, `ignore`, which nothing ends, and `double`. Its last
+line says in JSON what it has left behind: threads by their names, and what is open that was not before.
 """
 
 import json
@@ -21,6 +21,7 @@ from aiwrapper.chat.app import ChatApp
 from aiwrapper.chat.data import ChatAppData
 from aiwrapper.chat.serve import Place, serve
 from aiwrapper.chat.wrap import WrapChatAgent
+from aiwrapper.terminal.serve import TOOL_GRACE_SECONDS
 from aiwrapper.transport import HttpRequest, HttpTransport
 from cancel_token import CancelToken
 from tests.cancel_token.stalling import open_descriptors
@@ -55,6 +56,13 @@ def wait(what: str, *, token: CancelToken) -> str:
 
 
 @tool
+def ignore() -> str:
+    """Do not care."""
+    threading.Event().wait()
+    return "never"
+
+
+@tool
 def double(number: int) -> int:
     """Twice the number."""
     return 2 * number
@@ -70,7 +78,7 @@ def main(store: str, port: str, where: str) -> None:
         transport=moving,
         retry=RetryPolicy(first_wait_seconds=0.0, max_retry_after_seconds=600.0),
     )
-    agent = ChatAgent(lang, [wait, double], tool_grace_seconds=1.5)
+    agent = ChatAgent(lang, [wait, ignore, double], tool_grace_seconds=TOOL_GRACE_SECONDS)
     with ChatAppData(store) as data, WrapChatAgent(data, agent, models={"other": lang}) as wrapped:
         app = ChatApp(wrapped, hosts=("127.0.0.1",))
         serve(app, Place(port=int(port)), ready=lambda url: print(url, flush=True))

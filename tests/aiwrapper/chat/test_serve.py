@@ -14,7 +14,9 @@ import trustme
 
 from aiwrapper._core.validity import validate
 from aiwrapper.chat import ChatAppData
+from aiwrapper.chat.serve import DRAIN_SECONDS, LEAVE_SECONDS
 from aiwrapper.store import Store
+from aiwrapper.terminal.serve import TOOL_GRACE_SECONDS
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
 from tests.aiwrapper.chat.servers import (
     PATIENCE_SECONDS,
@@ -73,6 +75,26 @@ def test_who_gets_ctrl_c_stops_the_tools_that_run(tmp_path: Path) -> None:
         assert 0 == server.process.wait(PATIENCE_SECONDS)
 
     assert ("shutdown", "running_tools") == (ended["reason"], ended["where"])
+
+
+def test_a_tool_that_ignores_its_stop_keeps_no_server_from_leaving(tmp_path: Path) -> None:
+    provider = FakeProvider("anthropic", [Turn((Call("ignore", ("{}",)),))])
+    with provider, Server.moving(tmp_path) as server:
+        server.ask(provider)
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Never mind")
+            page.follow_until(run_id, "running_tool")
+            server.process.send_signal(signal.SIGTERM)
+            ended = page.follow_until(run_id, "stopped")
+        assert 0 == server.process.wait(PATIENCE_SECONDS)
+
+    assert ("shutdown", "running_tools") == (ended["reason"], ended["where"])
+
+
+def test_what_leaving_waits_for_fits_into_what_is_promised() -> None:
+    """Those two are all that is waited for by the clock; the third second is for the disk and the interpreter."""
+    assert TOOL_GRACE_SECONDS + DRAIN_SECONDS <= LEAVE_SECONDS - 1.0
 
 
 def test_an_answer_whose_server_was_killed_is_stopped_and_nothing_begins_by_itself(
