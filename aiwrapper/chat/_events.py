@@ -77,6 +77,9 @@ class EventStream:
         with CancelToken(name=f"stream of {self._chat_id}") as token:
             while True:
                 with self._data.listening(self._chat_id, token) as wake:
+                    leaving = (
+                        self._data.closing
+                    )  # before looking: the runs have ended by then, and that is told
                     state = self._data.latest_nowait(self._chat_id)
                     if state is not None and self._view.is_quick(state):
                         event, is_last = self._event(state)
@@ -84,7 +87,7 @@ class EventStream:
                         event, is_last = await run_sync(self._next_event)
                     if event is not None:
                         await self._send(send, event)
-                    if is_last or self._data.closing:
+                    if is_last or leaving:
                         return
                     with anyio.move_on_after(self._heartbeat_seconds) as silence:
                         await wait_cancelled(wake)
