@@ -104,7 +104,7 @@ class AsyncioWakeUps(WakeUps):
         super().__init__()
         self._loop = ref(loop)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         loop = self._loop()
         if loop is None:
             return

@@ -12,13 +12,13 @@ import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine
-from os import getpid
 from types import TracebackType
 from typing import Any, NoReturn, Protocol, Self
 
 import attrs
 
 from cancel_token._cancellation import Waker
+from cancel_token._forks import forks
 
 
 class Scope(Protocol):
@@ -67,51 +67,35 @@ class WakeUps(ABC):
     3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
     """
 
-    __slots__ = ("__weakref__", "_due", "_process_id", "_round", "_rung")
+    __slots__ = ("__weakref__", "due", "forks", "round", "rung")
 
     def __init__(self) -> None:
-        self._due: deque[Binding] = deque()
-        self._process_id = getpid()
-        self._round = 0  # written in the loop's thread only
-        self._rung = -1  # the round in which somebody has rung
-
-    def add(self, binding: Binding) -> None:
-        """Have the loop call `binding.wake()`; from any thread, and from a signal handler.
-
-        Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
-        copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
-        """
-        if getpid() != self._process_id:
-            return
-        self._due.append(binding)
-        now = self._round
-        if self._rung != now:
-            try:  # before the mark, so that no interruption comes between it and the ring
-                self._rung = now
-                self._ring()
-            except BaseException:
-                self._ring()
-                raise
+        self.due: deque[Binding] = deque()
+        self.forks = len(forks)
+        self.round = 0  # written in the loop's thread only
+        self.rung = -1  # the round in which somebody has rung
 
     @abstractmethod
-    def _ring(self) -> None:
+    def ring(self) -> None:
         """Have the loop call `_serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
 
     def _serve(self) -> None:
         """Wake everybody whose wake-up is due. In the loop's thread."""
-        self._round += 1
-        due = self._due
+        self.round += 1
+        due = self.due
         try:
-            for _ in range(len(due)):  # whoever comes meanwhile rings again
+            left = len(due)  # whoever comes meanwhile rings again
+            while left:
+                left -= 1
                 due.popleft().wake()
         except BaseException:
-            self._ring()
+            self.ring()
             raise
 
     def _forget(self) -> None:
         """Nobody waits any more."""
-        self._rung = -1  # so that whoever comes later comes here, too
-        self._due.clear()
+        self.rung = -1  # so that whoever comes later comes here, too
+        self.due.clear()
 
 
 class Binding(Waker):
@@ -130,8 +114,23 @@ class Binding(Waker):
         self.wake = nobody
 
     def release(self) -> None:
-        """Call `wake()` in the loop's thread, if there still is one; from any thread, and from a signal handler."""
-        self._wake_ups.add(self)
+        """Have the loop call `wake()`; from any thread, and from a signal handler.
+
+        Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
+        copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
+        """
+        wake_ups = self._wake_ups  # all of it stands here, since each call on the way is waited for
+        if len(forks) != wake_ups.forks:
+            return
+        wake_ups.due.append(self)
+        now = wake_ups.round
+        if wake_ups.rung != now:
+            try:  # before the mark, so that no interruption comes between it and the ring
+                wake_ups.rung = now
+                wake_ups.ring()
+            except BaseException:
+                wake_ups.ring()
+                raise
 
     @abstractmethod
     async def sleep(self) -> None:

@@ -24,7 +24,7 @@ class TrioWakeUps(WakeUps):
         super().__init__()
         self.entry = trio.lowlevel.current_trio_token()
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         try:
             self.entry.run_sync_soon(self._serve)
         except trio.RunFinishedError:

@@ -20,13 +20,13 @@ That is also how an interruption is survived (T-S3): `advance()` is simply calle
 from __future__ import annotations
 
 import operator
-import os
 import threading
 from _thread import LockType
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from cancel_token._errors import CancelReason, trusted_reason
+from cancel_token._forks import forks
 from cancel_token._tree import unpin
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ class Running:
     `taken`. Whoever asks looks at `taken` first, then at `current`, and so cannot miss it in between.
     """
 
-    __slots__ = ("closers", "current", "process_id", "steps", "taken")
+    __slots__ = ("closers", "current", "forks", "steps", "taken")
 
     def __init__(self) -> None:
         self.taken: list[Entry] = []
         self.current: object = None
         self.closers: list[LockType] = []
-        self.process_id = os.getpid()
+        self.forks = len(forks)
         # Taking an entry off `taken` and entering its callback is one call into C, with no bytecode in between:
         # an interruption finds the entry either still in `taken`, or its callback begun.
         entries: Iterable[Any] = iter(self.taken.pop, None)
@@ -126,7 +126,7 @@ class Running:
 
         Not in a forked child: the thread that runs it stayed behind, and would never say that it has.
         """
-        while self.process_id == os.getpid() and self.has(registration):
+        while self.forks == len(forks) and self.has(registration):
             lock = threading.Lock()
             lock.acquire()
             self.closers.append(lock)
@@ -227,9 +227,7 @@ class Cancellation:
             running = self.running
             if running is None:
                 running = self.running = Running()
-            running.process_id = (
-                os.getpid()
-            )  # the service thread of a forked child goes on with what it finds
+            running.forks = len(forks)  # the service thread of a forked child goes on with what it finds
             while self.to_run:
                 token = self.to_run[-1]  # inner tokens stand behind outer ones
                 token._running = running  # before anything is taken, so that close() knows whom to wait for

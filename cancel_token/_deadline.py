@@ -16,7 +16,6 @@ from __future__ import annotations
 import _thread
 import heapq
 import itertools
-import os
 import queue
 import threading
 import time
@@ -27,6 +26,7 @@ from weakref import ref
 
 from cancel_token._cancellation import Cancellation, cancel_all
 from cancel_token._errors import CancelReason
+from cancel_token._forks import call_in_child
 
 if TYPE_CHECKING:
     from cancel_token._token import CancelToken
@@ -140,7 +140,7 @@ class _Service:
     def _ensure_thread(self) -> None:
         if not self._threads:
             if not self._hooked:
-                os.register_at_fork(after_in_child=self._after_fork)  # twice does no harm, never would
+                call_in_child(self._after_fork)  # twice does no harm, never would
                 self._hooked = True
             # Not threading.Thread: its start() takes locks that a signal handler may have interrupted the
             # holder of. Two callers may both come here: the second thread finds the office taken and leaves.

@@ -7,12 +7,12 @@ thread keeps neither the process nor an event loop from ending.
 
 import copy
 import errno
-import os
 import queue
 import socket
 import threading
 from typing import cast
 
+from cancel_token._forks import forks
 from cancel_token._token import CancelToken
 
 AddressInfo = tuple[
@@ -104,7 +104,7 @@ def resolve(
 
 
 def _join_lookup(host: str, family: int) -> _Lookup:
-    key = (os.getpid(), host, family)
+    key = (len(forks), host, family)
     fresh = _Lookup()
     lookup = _lookups.setdefault(key, fresh)
     if lookup is fresh:

@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import math
 import threading
+from _thread import LockType
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, NoReturn, Self, TypeVar, TypeVarTuple, Unpack
 
 import attrs
 
 from cancel_token._cancellation import (
     MAX_LATER_REASONS,
-    WAITING,
     Cancellation,
     Claim,
     Running,
@@ -240,7 +241,11 @@ class CancelToken:
                 run, too; what other callbacks raised is its `__cause__`.
         """
         try:  # nothing stands before it, so that an interruption finds us inside
-            claim = self._claim(reason)
+            # As in _claim(), but each call on the way to whoever is woken is waited for.
+            if type(reason) is str and self._clock is None and self is not _NEVER:
+                claim: Claim = (reason, monotonic(), [])
+            else:
+                claim = self._claim(reason)
             # The short way, for a token on which nothing but threads and tasks hangs: it makes the same moves as a
             # Cancellation in the same order, so that one can take over after each of them.
             claims = self._claims
@@ -250,7 +255,9 @@ class CancelToken:
             if claims[0] is claim and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
                 for key in [*self._held]:
-                    if isinstance(key, WAITING):
+                    if isinstance(key, Waker):
+                        key.release()
+                    elif isinstance(key, LockType):
                         wake(key)  # a call, since an interruption at a nested `try:` would escape ours
                     else:
                         others = True

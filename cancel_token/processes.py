@@ -26,6 +26,7 @@ from typing import IO, Any, Literal, Protocol, Self
 
 import attrs
 
+from cancel_token._forks import forks
 from cancel_token._token import CancelToken
 from cancel_token.sockets import SocketHook
 
@@ -104,7 +105,7 @@ class Process:
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._grace_seconds = grace_seconds
         self._input = memoryview(input or b"")
-        self._owner = os.getpid()
+        self._forks = len(forks)
         self._claim: list[None] = [
             None
         ]  # popped by who asks the group to terminate: some programs count the requests
@@ -284,7 +285,7 @@ class Process:
         return True
 
     def _signal_group(self, number: int) -> None:
-        if os.getpid() != self._owner:
+        if len(forks) != self._forks:
             return  # a forked copy of us: the child is not its child
         try:
             os.killpg(self._popen.pid, number)

@@ -30,6 +30,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 
 from cancel_token._errors import Cancelled
+from cancel_token._forks import forks
 from cancel_token._registration import Registration
 from cancel_token._resolver import AddressInfo as AddressInfo
 from cancel_token._resolver import resolve as resolve
@@ -61,14 +62,14 @@ class SocketHook:
             descriptor is taken now and held until `close()`.
     """
 
-    __slots__ = ("__weakref__", "_claim", "_closed", "_pid", "_registration", "_twin", "stopped")
+    __slots__ = ("__weakref__", "_claim", "_closed", "_forks", "_registration", "_twin", "stopped")
 
     stopped: bool  # goes from False to True once, before the shutdown; what is read after that is no answer
 
     def __init__(self, sock: socket.socket) -> None:
         self.stopped = False
         self._closed = False
-        self._pid = os.getpid()
+        self._forks = len(forks)
         self._registration: Registration | None = None
         self._claim: list[None] = []  # one item while a token is bound; the stop and `release()` both want it
         self._twin: list[socket.socket] = []  # one item, popped by whoever shuts it down or closes it
@@ -108,7 +109,7 @@ class SocketHook:
     def shut_down(self) -> None:
         """End the connection in both directions, as a stop does. Never raises, whatever state it is in (T-N9)."""
         self.stopped = True
-        if os.getpid() != self._pid:
+        if len(forks) != self._forks:
             return
         try:
             twin = self._twin.pop()

@@ -180,7 +180,7 @@ def test_a_loop_that_has_ended_keeps_no_wake_ups(backend: str) -> None:
     for _ in range(3):
         binding.release()
 
-    assert not binding._wake_ups._due
+    assert not binding._wake_ups.due
 
 
 @on_each_runtime
