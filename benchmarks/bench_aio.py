@@ -4,7 +4,7 @@
 
 A block is timed with its statements unrolled, a wake-up from the call in a thread to the first statement behind the
 block; subject and baseline take turns. Of blocks the fastest round counts, since noise only ever adds; of wake-ups the
-median. It ends with status 1 if a row is over its limit; rows without a limit are for information.
+mean (see `_wake_ups.py`). It ends with status 1 if a row is over its limit; rows without a limit are for information.
 
 Left out: loops that are busy, where a wake-up waits its turn, whoever sent it.
 """
@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import platform
 import queue
+import random
 import statistics
 import sys
 import threading
@@ -24,6 +25,7 @@ import anyio
 import anyio.to_thread
 import trio
 
+from benchmarks._wake_ups import mean_of_most, without_precedence
 from benchmarks.bench_token import Timed, statements
 from cancel_token import CancelToken
 from cancel_token.aio import move_on_cancel, run_sync
@@ -68,14 +70,22 @@ async def wake_latency(alarm: Alarm, scope: AnyScope, wake: Wake) -> float:
 
 
 async def wake_latencies(new_bare: Callable[[], tuple[AnyScope, Wake]], repeats: int) -> tuple[float, float]:
-    """Median seconds by a token, and by the loop's own thread-safe entry."""
-    ours, bare = [], []
-    with Alarm() as alarm:
+    """Mean seconds by a token, and by the loop's own thread-safe entry; a coin decides which of them goes first."""
+    coin = random.Random(0)
+    ours: list[float] = []
+    bare: list[float] = []
+
+    def new_ours() -> tuple[AnyScope, Wake]:
+        token = CancelToken()
+        return move_on_cancel(token), token.cancel
+
+    ways = [(ours, new_ours), (bare, new_bare)]
+    with without_precedence(), Alarm() as alarm:
         for _ in range(repeats):
-            token = CancelToken()
-            ours.append(await wake_latency(alarm, move_on_cancel(token), token.cancel))
-            bare.append(await wake_latency(alarm, *new_bare()))
-    return statistics.median(ours), statistics.median(bare)
+            coin.shuffle(ways)
+            for seconds, new in ways:
+                seconds.append(await wake_latency(alarm, *new()))
+    return mean_of_most(ours), mean_of_most(bare)
 
 
 def bare_trio() -> tuple[AnyScope, Wake]:

@@ -254,6 +254,7 @@ class CancelToken:
             self.cancelled = True  # type: ignore[misc]  # read-only for users
             if claims[0] is claim and not self._children:  # else there is a tree to be marked first (T-S1)
                 others = False
+                self._settled = True
                 for key in [*self._held]:
                     if isinstance(key, Waker):
                         key.release()
@@ -261,7 +262,6 @@ class CancelToken:
                         wake(key)  # a call, since an interruption at a nested `try:` would escape ours
                     else:
                         others = True
-                self._settled = True
                 if not others:
                     return True
             cancellation = Cancellation(self, claim)
