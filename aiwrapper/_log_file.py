@@ -404,26 +404,24 @@ def _insert(connection: sqlite3.Connection, batches: Sequence[Batch]) -> None:
     The interpreter's lock is let go at each statement, and in a process of a thousand threads it takes long to have it
     back: row by row, one would keep all others from writing for as many turns of theirs.
     """
+    now = time.time()
     values = [
-        (batch.conversation, number, row.heading, row.body)
+        (batch.conversation, number, now, row.heading, row.body)
         for batch in batches
         for number, row in enumerate(batch.rows, batch.after + 1)
     ]
-    now = time.time()
     at, rows = 0, MAX_STATEMENT_ROWS
     while at < len(values):
         while rows > len(values) - at:
             rows //= 2  # powers of two, so that there are few statements, and SQLite knows them all
-        connection.execute(_insertion(rows), (now, *chain.from_iterable(values[at : at + rows])))
+        connection.execute(_insertion(rows), [*chain.from_iterable(values[at : at + rows])])
         at += rows
 
 
 @cache
 def _insertion(rows: int) -> str:
-    """The statement that inserts so many rows, all written at the same time."""
-    places = ", ".join(
-        f"(?{place}, ?{place + 1}, ?1, ?{place + 2}, ?{place + 3})" for place in range(2, 2 + 4 * rows, 4)
-    )
+    """The statement that inserts so many rows."""
+    places = ", ".join(["(?, ?, ?, ?, ?)"] * rows)
     return f"insert into entry (conversation, number, written_at, heading, body) values {places}"
 
 

@@ -54,11 +54,11 @@ class Server:
         return cls(command, environment(home, AIWRAPPER_API_KEY=provider.api_key, **variables), 2)
 
     @classmethod
-    def moving(cls, home: Path) -> Self:
+    def moving(cls, home: Path, **variables: str) -> Self:
         """One that asks another provider whenever it is told to (`ask`), and has tools."""
         where = home / "provider"
         command = [sys.executable, "-m", "tests.aiwrapper.chat.serving", str(home / "chats.db"), "0"]
-        server = cls([*command, str(where)], environment(home), 1)
+        server = cls([*command, str(where)], environment(home, **variables), 1)
         server.where = where
         return server
 

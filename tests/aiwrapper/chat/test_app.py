@@ -317,7 +317,7 @@ def test_a_model_that_says_scripts_says_text(provider: FakeProvider, server: Ser
 def test_the_options_say_what_is_offered(server: Server) -> None:
     options = server.client.get("api/options").json()
 
-    assert (["wait", "double"], ["other"]) == (options["tools"], options["models"])
+    assert (["wait", "ignore", "double"], ["other"]) == (options["tools"], options["models"])
     assert {"text_characters", "attachment_bytes", "attachments"} == set(options["limits"])
     assert "image/png" in options["attachment_types"]
 

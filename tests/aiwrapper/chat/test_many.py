@@ -162,7 +162,9 @@ async def work(url: str, process: psutil.Process) -> tuple[list[Person], list[in
 def test_many_sends_and_stops_on_four_pages_leave_every_conversation_valid_and_nothing_running(
     tmp_path: Path,
 ) -> None:
-    with FakeProvider("anthropic", turns()) as provider, Server.moving(tmp_path) as server:
+    # One arena: each new thread may take one of its own, which looks like growth.
+    one_arena = {"MALLOC_ARENA_MAX": "1"}
+    with FakeProvider("anthropic", turns()) as provider, Server.moving(tmp_path, **one_arena) as server:
         server.ask(provider)
         people, memory = asyncio.run(work(server.address, psutil.Process(server.process.pid)))
         running = [each["id"] for each in server.client.get("api/chats").json()["chats"] if each["running"]]

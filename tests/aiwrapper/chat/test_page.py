@@ -258,7 +258,7 @@ def test_settings_hold_from_the_next_message_on(visitor: Visitor, provider: Fake
 
     asked = provider.requests[0].json()
     assert "Rhyme." in str(asked["system"])
-    assert ["double"] == [each["name"] for each in asked["tools"]]
+    assert ["ignore", "double"] == [each["name"] for each in asked["tools"]]
     visitor.page.get_by_role("button", name="Settings of this chat").click()
     expect(dialog.get_by_label("Instructions")).to_have_value("Rhyme.")
     expect(dialog.get_by_label("wait")).not_to_be_checked()
