@@ -60,7 +60,7 @@ class Queue:
         # Rows come without a lock, and leave only with `LogFile.writing` and the writer's `_lock`, so that those a
         # transaction has taken are still its first ones when the transaction has succeeded.
         self.waiting: list[Row] = []
-        self.since = 0.0  # when the first of them began to wait, or a little later
+        self.since: float = 0.0  # when the first of them began to wait, or a little later
         # Guarded by the writer's `_lock`, but for looks:
         self.written = written
         self.closed = False

@@ -93,7 +93,7 @@ class Run:
         self._user_message = (
             None if user_message is None else evolve(user_message, parent_id=state.conversation.head_id)
         )
-        self.account = RunAccount(self, budget)
+        self.account: RunAccount = RunAccount(self, budget)
         self._audience = Audience(sink, (*subscribers, *self.account.payers))
         self._before = state  # what the entry that is being told came after
         self._accepting: Entry | None = None  # for a stop that comes in the middle of it, in the same thread
