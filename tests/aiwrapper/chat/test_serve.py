@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -62,32 +63,28 @@ def test_who_is_told_to_leave_stops_what_runs_and_says_so_to_the_pages(
     assert "Once upon" in str(state.conversation.head)
 
 
-def test_who_gets_ctrl_c_stops_the_tools_that_run(tmp_path: Path) -> None:
-    provider = FakeProvider("anthropic", [Turn((Call("wait", ('{"what": "rain"}',)),))])
-    with provider, Server.moving(tmp_path) as server:
+def left_while_a_tool_ran(home: Path, call: Call, number: signal.Signals) -> dict[str, Any]:
+    """The end of the run whose tool was running when the server got the signal; the server has left with 0."""
+    with FakeProvider("anthropic", [Turn((call,))]) as provider, Server.moving(home) as server:
         server.ask(provider)
         chat = server.new_chat()
         with chat.page() as page:
-            run_id = chat.send("Wait for rain")
+            run_id = chat.send("Call it")
             page.follow_until(run_id, "running_tool")
-            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(number)
             ended = page.follow_until(run_id, "stopped")
         assert 0 == server.process.wait(PATIENCE_SECONDS)
+    return ended
+
+
+def test_who_gets_ctrl_c_stops_the_tools_that_run(tmp_path: Path) -> None:
+    ended = left_while_a_tool_ran(tmp_path, Call("wait", ('{"what": "rain"}',)), signal.SIGINT)
 
     assert ("shutdown", "running_tools") == (ended["reason"], ended["where"])
 
 
 def test_a_tool_that_ignores_its_stop_keeps_no_server_from_leaving(tmp_path: Path) -> None:
-    provider = FakeProvider("anthropic", [Turn((Call("ignore", ("{}",)),))])
-    with provider, Server.moving(tmp_path) as server:
-        server.ask(provider)
-        chat = server.new_chat()
-        with chat.page() as page:
-            run_id = chat.send("Never mind")
-            page.follow_until(run_id, "running_tool")
-            server.process.send_signal(signal.SIGTERM)
-            ended = page.follow_until(run_id, "stopped")
-        assert 0 == server.process.wait(PATIENCE_SECONDS)
+    ended = left_while_a_tool_ran(tmp_path, Call("ignore", ("{}",)), signal.SIGTERM)
 
     assert ("shutdown", "running_tools") == (ended["reason"], ended["where"])
 
