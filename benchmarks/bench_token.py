@@ -15,13 +15,10 @@ attribute of any object; an object whose `__init__` has the same arguments and d
 state (without a lock they must be there from the start), and for a child the weak reference with a callback by which
 its parent forgets it.
 
-In the row about waking, a coin decides in each pair which of the two goes first, and the thread has slept for a random
-time when it is woken. The kernel may give it the processor at once, while whoever wakes it still holds the
-interpreter's lock: then it sleeps again, for that lock, and all takes twice as long. Whether it does is the kernel's
-choice, made now more often for the one and now for the other (the ratio went from 0.7 to 1.9 by that alone), so both
-threads are in the class that is never given precedence (`SCHED_BATCH`, on Linux), and means are compared, since a
-median may jump between two modes. Its "at least" is a bare lock, released and acquired in the same structure. On a
-busy machine, where both wait for a processor, the ratio goes to one.
+In the row about waking, a coin decides in each pair which of the two goes first, the thread has slept for a random time
+when it is woken, neither thread is given precedence, and means are compared (why: `_wake_ups.py`; by the kernel's
+choice alone the ratio went from 0.7 to 1.9). Its "at least" is a bare lock, released and acquired in the same
+structure. On a busy machine, where both wait for a processor, the ratio goes to one.
 
 With `--peers`, the peers on the index are installed, each with what it needs into a virtual environment of its own that
 is thrown away afterwards: the distribution `cancel-token` has our import name.
