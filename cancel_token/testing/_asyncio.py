@@ -37,16 +37,36 @@ class AsyncioRuntime(LoopRuntime):
     def run_loop(self, attempt: Callable[[], Coroutine[Any, Any, T]]) -> T:
         loop = self._loop
         clean = False
+        struck: BaseException | None = None
+        task: asyncio.Task[T] = loop.create_task(attempt())
         try:
             with tasks_of_threads_in_lanes(AsyncioBinding, lambda run, lane: lambda: _Steps(run(), lane)):
-                result = loop.run_until_complete(attempt())
+                result = loop.run_until_complete(task)
             clean = True
             return result
+        except BaseException as error:
+            struck = error
+            raise
         finally:
-            if not clean and not self.stuck:
-                loop.run_until_complete(self.left_tasks())
-            if not clean or not loop.is_as_new():
-                self._host.renew()
+            try:
+                if not clean and not self.stuck:
+                    self._clear(struck)
+            finally:
+                if task.done() and not task.cancelled():
+                    task.exception()  # seen: a Ctrl-C in another task has reached it by now, too
+                del task, struck  # no circle
+                if not clean or not loop.is_as_new():
+                    self._host.renew()
+
+    def _clear(self, struck: BaseException | None) -> None:
+        """End what is left. Tasks that wait for the one that was struck pass on what struck it: that ends nothing."""
+        clearing = self._loop.create_task(self.left_tasks())
+        while not clearing.done():
+            try:
+                self._loop.run_until_complete(clearing)
+            except BaseException as error:
+                if error is not struck:  # such as a second Ctrl-C
+                    raise
 
     async def finish(self, value: object) -> Any:
         if value is None or not inspect.isawaitable(value):

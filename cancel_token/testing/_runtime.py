@@ -102,9 +102,11 @@ class Runtime(ABC):
     def outcome_of(self, error: BaseException) -> Outcome:
         """What the work raised, as an outcome."""
         if isinstance(error, BaseExceptionGroup):
-            interrupt = error.subgroup(KeyboardInterrupt)
+            interrupt: BaseException | None = error.subgroup(KeyboardInterrupt)
+            while isinstance(interrupt, BaseExceptionGroup):
+                interrupt = interrupt.exceptions[0]
             if interrupt is not None:
-                raise KeyboardInterrupt from error
+                raise interrupt from None  # itself, as the loop raises it, too
             stopped = error.split(lambda leaf: self.is_stop(leaf))[1] is None
         else:
             stopped = self.is_stop(error)

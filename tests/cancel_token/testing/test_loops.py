@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import sys
 import threading
 import types
@@ -726,7 +727,7 @@ def test_who_waits_for_the_token_is_woken_at_every_point(backend: Backend) -> No
 @pytest.mark.parametrize("where", ["make", "run", "check", "restart", "stop"])
 @pytest.mark.parametrize("seconds", [None, 60])
 def test_ctrl_c_ends_the_exploration_wherever_it_strikes(
-    backend: Backend, where: str, seconds: float | None
+    backend: Backend, where: str, seconds: float | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def strike(here: str) -> None:
         await pause()
@@ -758,7 +759,9 @@ def test_ctrl_c_ends_the_exploration_wherever_it_strikes(
             at=["check"],
             limits=Limits(seconds=seconds),
         )
+    gc.collect()
     assert before == dict(vars(CancelToken))
+    assert [] == caplog.records  # no task is left whose end nobody has seen
 
 
 def test_trio_is_as_random_as_before_afterwards() -> None:
