@@ -342,13 +342,18 @@ def _open_run(run: OpenRun, state: ChatState, *, stopping: bool) -> Json:
             "seconds": state.retry.seconds,
             "error": state.retry.error,
         }
-    elif run.turn is not None and run.turn.is_whole:
+    elif run.turn is not None and run.turn.is_whole and _has_started(run.run_id, run.turn):
         doing = "running_tool"
     elif run.turn is not None and len(run.turn.entries):
         doing = "streaming"
     else:
         doing = "starting"
     return {"id": run.run_id, "message_id": state.origins.get(run.run_id), "state": doing, "retry": retry}
+
+
+def _has_started(run_id: str, turn: OpenTurn) -> bool:
+    """Whether a tool has: between the answer's end and that, the log is on its way to the disk."""
+    return any(turn.is_started(index) for index, _ in turn.calls(run_id))
 
 
 def _run(report: RunReport, state: ChatState) -> Json:

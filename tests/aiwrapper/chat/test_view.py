@@ -128,7 +128,7 @@ def test_a_run_says_what_it_is_doing() -> None:
         "retrying",
         "streaming",
         "streaming",
-        "running_tool",
+        "streaming",
         "running_tool",
         "starting",
     ] == run_states(log)
