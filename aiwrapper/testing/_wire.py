@@ -187,7 +187,16 @@ class Wire:
                 self._write(self._outgoing.read())
 
     def reset(self) -> None:
-        """Make the coming `close` an RST instead of a FIN."""
+        """Make the coming `close` an RST instead of a FIN, when what was sent before has left.
+
+        Raises:
+            PeerGone: the peer has left before.
+            ServerStopped: the server is being closed.
+        """
+        # An RST throws away what the kernel still has, which is much if the peer's machine is slow to acknowledge.
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)
+        while not self._wait(writing=True, until=None, reading=True):
+            pass
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def close(self) -> None:

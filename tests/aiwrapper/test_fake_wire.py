@@ -228,6 +228,23 @@ def test_a_cut_by_rst_resets(fake: FakeProvider) -> None:
             receive_to_the_end(sock)
 
 
+def test_what_was_sent_before_a_reset_arrives(fake: FakeProvider) -> None:
+    fake.add(Raw(bytes(10_000), delivery=Delivery(write_bytes=1, cut=Cut(9_999, "rst"), framing="close")))
+
+    received = bytearray()
+
+    def receive() -> None:
+        while piece := sock.recv(65_536):
+            received.extend(piece)
+
+    with socket.create_connection(fake.address) as sock:
+        sock.sendall(request_bytes(fake))
+        with pytest.raises(ConnectionResetError):
+            receive()
+
+    assert bytes(9_999) == received.partition(b"\r\n\r\n")[2]
+
+
 def test_a_cut_beyond_the_body_leaves_its_end_untold(fake: FakeProvider) -> None:
     fake.add(Raw(b"0123", delivery=Delivery(cut=Cut(99, "fin"))))
 
