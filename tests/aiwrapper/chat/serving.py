@@ -3,10 +3,13 @@
 usage: serving.py STORE PORT WHERE
 
 It answers with the model that is at the base URL in the file WHERE at that moment, so that each test can have a
-provider of its own. Its tools are `wait`, which only a stop ends, `ignore`, which nothing ends, and `double`. Its last
-line says in JSON what it has left behind: threads by their names, and what is open that was not before.
+provider of its own. Its tools are `wait`, which only a stop ends, `ignore`, which nothing ends, and `double`. Beside
+the application it answers `GET /memory` with what is in memory. Its last line says in JSON what it has left behind:
+threads by their names, and what is open that was not before.
 """
 
+import ctypes
+import gc
 import json
 import sys
 import threading
@@ -14,9 +17,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psutil
 from attrs import evolve
+from starlette.responses import JSONResponse
 
 from aiwrapper import ChatAgent, Lang, RetryPolicy, tool
+from aiwrapper.chat._security import Message, Receive, Send
 from aiwrapper.chat.app import ChatApp
 from aiwrapper.chat.data import ChatAppData
 from aiwrapper.chat.serve import Place, serve
@@ -45,6 +51,42 @@ class Moving:
         return self._http.open(
             evolve(request, url=request.url.replace(NOWHERE, self._where.read_text())), token
         )
+
+
+class WithMemory(ChatApp):
+    """The application, and beside it an address that tells what is in memory."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/memory":
+            await JSONResponse(memory())(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class _MallocInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`, mallinfo(3)."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def memory() -> dict[str, int]:
+    """What this process has in memory, without garbage. With PYTHONMALLOC=malloc all of Python's is `in_use`."""
+    libc = ctypes.CDLL(None)
+    libc.mallinfo2.restype = _MallocInfo
+    gc.collect()
+    libc.malloc_trim(0)
+    found = libc.mallinfo2()
+    return {
+        "in_use_kib": (found.uordblks + found.hblkhd) // 1024,
+        "resident_kib": psutil.Process().memory_info().rss // 1024,
+        "objects": len(gc.get_objects()),
+    }
 
 
 @tool
@@ -80,7 +122,7 @@ def main(store: str, port: str, where: str) -> None:
     )
     agent = ChatAgent(lang, [wait, ignore, double], tool_grace_seconds=TOOL_GRACE_SECONDS)
     with ChatAppData(store) as data, WrapChatAgent(data, agent, models={"other": lang}) as wrapped:
-        app = ChatApp(wrapped, hosts=("127.0.0.1",))
+        app = WithMemory(wrapped, hosts=("127.0.0.1",))
         serve(app, Place(port=int(port)), ready=lambda url: print(url, flush=True))
     moving.close()
     threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
