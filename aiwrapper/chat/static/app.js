@@ -31,8 +31,9 @@ class App {
   #announced = "";
 
   #stream = new Stream({
-    onEvent: (kind, event) => this.#take(kind, event),
-    onConnection: (up) => {
+    event: (kind, event) => this.#take(kind, event),
+    missed: () => this.#catchUp(),
+    connection: (up) => {
       byId("connection").hidden = up;
     },
   });
@@ -103,6 +104,10 @@ class App {
   /** Ask for what is new where no stream tells: after a while in the background, or when another tab says so. */
   async #refresh() {
     this.#list();
+    await this.#catchUp();
+  }
+
+  async #catchUp() {
     const chatId = this.#chatId;
     if (chatId === null) return;
     await this.#attempt(async () => {

@@ -157,3 +157,14 @@ class HeldRequests:
 def visit(context: BrowserContext, url: str) -> Visitor:
     """Open the page in a new tab."""
     return Visitor(context.new_page(), url).open()
+
+
+def show(visitor: Visitor, state: str) -> None:
+    """As when another tab is chosen: a headless browser shows every page, so the page is told."""
+    visitor.page.evaluate(
+        """state => {
+            Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        state,
+    )

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, FilePayload, expect
 
 from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Think, Turn
-from tests.aiwrapper.chat.browsing import ChatServer, HeldRequests, Visitor, visit
+from tests.aiwrapper.chat.browsing import ChatServer, HeldRequests, Visitor, show, visit
 
 pytestmark = pytest.mark.browser
 
@@ -349,17 +349,6 @@ def test_a_hidden_page_closes_its_stream_and_sees_all_when_it_is_shown_again(
 
     expect(visitor.answer.locator(".prose")).to_have_text("Once upon a time there was a river.")
     visitor.expect_phase("idle")
-
-
-def show(visitor: Visitor, state: str) -> None:
-    """As when another tab is chosen: a headless browser shows every page, so the page is told."""
-    visitor.page.evaluate(
-        """state => {
-            Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
-            document.dispatchEvent(new Event("visibilitychange"));
-        }""",
-        state,
-    )
 
 
 def test_no_stream_is_open_while_nothing_runs(visitor: Visitor, provider: FakeProvider) -> None:
