@@ -2,10 +2,10 @@
 
 usage: python -m benchmarks._chat_server OTHERS
 
-The chats' model says a word each 20 ms; the one named `silent` never says any. Before it listens, OTHERS chats have
-begun to be answered by a third, which goes on for ever. What it knows goes to standard output, one JSON object a line:
-`{"url"}` once it listens, `{"asked"}` when a model is asked, and `{"settled": run_id, "at": wall-clock seconds}` when a
-run has ended and its end is in the store.
+The chats' model says a word each 20 ms; the one named `silent` never says any; the one named `deaf` calls a tool that
+nothing stops. Before it listens, OTHERS chats have begun to be answered by another, which goes on for ever. What it
+knows goes to standard output, one JSON object a line: `{"url"}` once it listens, `{"asked"}` when a model is asked, and
+`{"settled": run_id, "at": wall-clock seconds}` when a run has ended and its end is in the store.
 """
 
 import json
@@ -21,12 +21,13 @@ from pathlib import Path
 import msgspec
 from attrs import frozen
 
-from aiwrapper import ChatAgent, Lang
+from aiwrapper import ChatAgent, Lang, tool
 from aiwrapper.chat import ChatApp, ChatAppData, WrapChatAgent
 from aiwrapper.chat._security import Message, Receive, Send
 from aiwrapper.chat._state import ChatState, Configuration
 from aiwrapper.chat.serve import Place, serve
-from aiwrapper.transport import HttpRequest
+from aiwrapper.terminal.serve import TOOL_GRACE_SECONDS
+from aiwrapper.transport import HttpRequest, Transport
 from cancel_token import CancelToken
 
 WORD_SECONDS = 0.02
@@ -60,13 +61,30 @@ class Speaking:
             token.wait()
             token.check()
         while self._pause_seconds is not None:
-            choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
-            yield (
-                b"data: "
-                + msgspec.json.encode({"object": "chat.completion.chunk", "choices": [choice]})
-                + b"\n\n"
-            )
+            yield chunk({"content": "word "})
             token.sleep(self._pause_seconds)
+
+
+class Calling:
+    """A transport to a model that calls the tool."""
+
+    @contextmanager
+    def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[Iterator[bytes]]:
+        call = {"index": 0, "id": "c1", "function": {"name": "ignore", "arguments": "{}"}}
+        yield iter([chunk({"tool_calls": [call]}), chunk({}, "tool_calls"), b"data: [DONE]\n\n"])
+
+
+def chunk(delta: object, finish_reason: str | None = None) -> bytes:
+    """A piece of an answer, as OpenAI's chat completions stream it."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+    return b"data: " + msgspec.json.encode({"object": "chat.completion.chunk", "choices": [choice]}) + b"\n\n"
+
+
+@tool
+def ignore() -> str:
+    """Do not care."""
+    threading.Event().wait()
+    return "never"
 
 
 class WithBaseline(ChatApp):
@@ -80,7 +98,7 @@ class WithBaseline(ChatApp):
             await super().__call__(scope, receive, send)
 
 
-def lang(transport: Speaking) -> Lang:
+def lang(transport: Transport) -> Lang:
     return Lang.openai_like(base_url="http://memory/v1", model="m", api_key="k", transport=transport)
 
 
@@ -114,11 +132,12 @@ def main(others: int) -> None:
         data = stack.enter_context(ChatAppData(Path(folder) / "chats.db"))
         models = {
             "silent": lang(Speaking(None)),
+            "deaf": lang(Calling()),
             "other": lang(Speaking(WORD_SECONDS, asked=False)),
         }
-        wrapped = stack.enter_context(
-            WrapChatAgent(data, ChatAgent(lang(Speaking(WORD_SECONDS))), models=models)
-        )
+        speaking = lang(Speaking(WORD_SECONDS))
+        agent = ChatAgent(speaking, [ignore], tool_grace_seconds=TOOL_GRACE_SECONDS)
+        wrapped = stack.enter_context(WrapChatAgent(data, agent, models=models))
         chats = frozenset(data.create(Configuration(model="other")) for _ in range(others))
         for chat_id in chats:
             data.send_message(chat_id, "Speak")
