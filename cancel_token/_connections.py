@@ -17,9 +17,10 @@ import io
 import math
 import queue
 import socket
+import ssl
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -34,13 +35,11 @@ from urllib3.exceptions import (
 from urllib3.util.connection import allowed_gai_family
 from urllib3.util.timeout import Timeout
 
+from cancel_token._arrivals import READ_BYTES as READ_BYTES
+from cancel_token._arrivals import ArrivedFile, NothingArrived
 from cancel_token._lines import Line, Waiters, bound_token
 from cancel_token._token import CancelToken
 from cancel_token.sockets import connect_hooked, raise_stop
-
-# What one read may bring at most. Hand-picked: a TLS record carries 16 KiB, a fast loopback stream fills four of them;
-# the buffer is one allocation for each response being read, whose pages cost nothing until they are filled.
-READ_BYTES = 65_536
 
 
 def _leave_waiting_to_the_kernel(sock: socket.socket) -> None:
@@ -66,6 +65,7 @@ class _CheckedSocket(io.RawIOBase):
         super().__init__()
         self._raw = raw
         self._token = token
+        self._resting = False
 
     def readable(self) -> bool:
         return True
@@ -74,6 +74,8 @@ class _CheckedSocket(io.RawIOBase):
         token = self._token
         if token.cancelled:
             token.check()
+        if self._resting:
+            return None
         try:
             count: int | None = self._raw.readinto(buffer)
         except Exception as error:
@@ -85,6 +87,10 @@ class _CheckedSocket(io.RawIOBase):
         if count is None:  # see `_leave_waiting_to_the_kernel`
             raise TimeoutError("timed out")
         return count
+
+    def rest(self) -> None:
+        """Read no more."""
+        self._resting = True
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -103,17 +109,21 @@ class Reader(io.BufferedReader):
 
     Args:
         line: The connection's line, bound to the request's token.
+        sock: What is read from.
         raw: The socket's raw stream, which becomes the reader's.
         last: Whether the request is over when this reader is closed (it is not after a proxy's answer to CONNECT).
     """
 
-    def __init__(self, line: Line, raw: io.RawIOBase, *, last: bool) -> None:
+    def __init__(self, line: Line, sock: socket.socket, raw: io.RawIOBase, *, last: bool) -> None:
         assert line.token is not None
         self._line = line
         self._token = line.token
+        self._sock = sock
+        self._timeout_seconds = sock.gettimeout()
         self._last = last
+        self._checked = _CheckedSocket(raw, self._token)
         line.hold(self)
-        super().__init__(_CheckedSocket(raw, self._token), READ_BYTES)
+        super().__init__(self._checked, READ_BYTES)
 
     def readline(self, size: int | None = -1, /) -> bytes:
         if self._token.cancelled:  # written out: this runs three times for each chunk of a stream
@@ -139,6 +149,29 @@ class Reader(io.BufferedReader):
         if self._token.cancelled:
             self._token.check()
         return super().peek(size)
+
+    def arrived(self) -> ArrivedFile:
+        """Hand over to a file that never waits, and be of no further use.
+
+        Raises:
+            io.UnsupportedOperation: There is none for this kind of socket.
+        """
+        if sys.platform == "win32" or type(self._sock) not in (socket.socket, ssl.SSLSocket):
+            raise io.UnsupportedOperation("such a socket can't be read without waiting")
+        self._checked.rest()
+        self._sock.setblocking(False)  # until the next request sets the timeout
+        arrived = ArrivedFile(
+            self._line,
+            self._token,
+            self._checked,
+            self._sock,
+            super().peek(),
+            self._timeout_seconds,
+            last=self._last,
+        )
+        self._line.let_go(self)
+        self.detach()
+        return arrived
 
     def close(self) -> None:
         line = self._line
@@ -225,9 +258,9 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         """Make `http.client`'s response, reading from our file."""
         response = http.client.HTTPResponse(sock, debuglevel, method, url)
         assert self._line is not None
+        response.fp = Reader(self._line, sock, response.fp.detach(), last=self._answering)
         if self._answering:
             _leave_waiting_to_the_kernel(sock)
-        response.fp = Reader(self._line, response.fp.detach(), last=self._answering)
         return response
 
     def close(self) -> None:
@@ -301,6 +334,33 @@ POOLS: dict[str, type[HTTPConnectionPool]] = {
     "http": HTTPConnectionPool,
     "https": HTTPSConnectionPool,
 }
+
+
+def arrivals(response: urllib3.BaseHTTPResponse) -> Callable[[], NothingArrived | None]:
+    """Have a response never wait for its body; give what says whether the next piece can be read.
+
+    Args:
+        response: With its body unread, or treated so before.
+
+    Raises:
+        io.UnsupportedOperation: It can't be: it is encoded, and its decoder reads until it can give something; or the
+            connection can't.
+    """
+    if response.headers.get("content-encoding"):
+        raise io.UnsupportedOperation("an encoded body can't be read without waiting")
+    answer = getattr(response, "_original_response", None)  # requests itself takes the cookies from there
+    if not isinstance(answer, http.client.HTTPResponse):
+        raise io.UnsupportedOperation("such a response can't be read without waiting")
+    file: object = answer.fp
+    if isinstance(file, Reader):
+        file = answer.fp = file.arrived()  # type: ignore[assignment]  # all of it that is asked for
+    if isinstance(file, ArrivedFile) and response.length_remaining != 0:
+        return partial(file.look, answer)
+    return _nothing_to_wait_for
+
+
+def _nothing_to_wait_for() -> None:
+    """Of a body that has ended."""
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ the call raises `Cancelled`, and the server sees the hang-up. The session goes o
 The socket's side of it lives in `sockets.py` and `_connections.py`; here is what users of `requests` touch.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypedDict, TypeVar, Unpack, cast
 
 import requests
@@ -20,13 +20,15 @@ import requests.exceptions
 import urllib3.exceptions
 from urllib3.util.retry import Retry
 
-from cancel_token._connections import POOLS, READ_BYTES
+from cancel_token._arrivals import NothingArrived as NothingArrived
+from cancel_token._connections import POOLS, READ_BYTES, arrivals
 from cancel_token._lines import bound_token as bound_token
 from cancel_token._lines import use_token as use_token
 from cancel_token._token import CancelToken
 from cancel_token.sockets import raise_stop
 
 Item = TypeVar("Item")
+Pause = TypeVar("Pause")
 
 
 class BodilessOptions(TypedDict, total=False):
@@ -123,12 +125,42 @@ class Response(requests.Response):
         """
         if self._content_consumed:
             raise requests.exceptions.StreamConsumedError
-        return self._obey(self._arrivals(max_bytes))
+        return self._obey(self._arrivals(max_bytes, _wait_in_the_read))
 
-    def _arrivals(self, max_bytes: int) -> Iterator[bytes]:
+    def iter_arrived_nowait(self, max_bytes: int = READ_BYTES) -> Iterator[bytes | NothingArrived]:
+        """Iterate like `iter_arrived`, in an event loop: where that would wait, this says what is to be waited for.
+
+            for item in response.iter_arrived_nowait():
+                if isinstance(item, NothingArrived):
+                    await trio.lowlevel.wait_readable(item.descriptor)
+
+        So it never holds up the loop. A stop shuts the socket down, and so makes the descriptor readable. From here on
+        the body can be read in no other way.
+
+        Args:
+            max_bytes: The most bytes of an item.
+
+        Yields:
+            Bytes, never empty; or `NothingArrived`.
+
+        Raises:
+            Cancelled: The request's token is cancelled before the end.
+            requests.RequestException: The body broke off or makes no sense, or the server was silent for too long.
+            io.UnsupportedOperation: The body is encoded, TLS runs inside a proxy's TLS, or this is Windows; use
+                `iter_arrived`.
+        """
+        if self._content_consumed:
+            raise requests.exceptions.StreamConsumedError
+        return self._obey(self._arrivals(max_bytes, arrivals(self.raw)))
+
+    def _arrivals(self, max_bytes: int, look: Callable[[], Pause | None]) -> Iterator[bytes | Pause]:
         read = self.raw.read1
         try:
-            while piece := read(max_bytes, decode_content=True):
+            while True:
+                while (pause := look()) is not None:
+                    yield pause
+                if not (piece := read(max_bytes, decode_content=True)):
+                    break
                 yield piece
         except urllib3.exceptions.ProtocolError as error:
             raise requests.exceptions.ChunkedEncodingError(error) from error
@@ -157,6 +189,10 @@ class Response(requests.Response):
         finally:
             if not ended:
                 self.close()
+
+
+def _wait_in_the_read() -> None:
+    """Look at nothing first: the read waits for what is to come."""
 
 
 class StoppableRetry(Retry):

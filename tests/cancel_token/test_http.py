@@ -5,6 +5,7 @@ import gzip
 import io
 import pickle
 import queue
+import select
 import socket
 import ssl
 import struct
@@ -22,7 +23,15 @@ from urllib3.util.retry import Retry
 
 from cancel_token._errors import Cancelled
 from cancel_token._token import CancelToken
-from cancel_token.http import BearerAuth, CancellableAdapter, Response, Session, StoppableRetry, use_token
+from cancel_token.http import (
+    BearerAuth,
+    CancellableAdapter,
+    NothingArrived,
+    Response,
+    Session,
+    StoppableRetry,
+    use_token,
+)
 from cancel_token.testing import JumpingClock
 from tests.cancel_token.stalling import (
     BODY_PHASES,
@@ -86,8 +95,25 @@ def test_a_stop_frees_a_call_that_waits_for_a_free_connection(server: StallingSe
         assert third.join().error is None
 
 
+def polled(response: Response) -> Iterator[object]:
+    """What an event loop reads, for which somebody waits."""
+    try:
+        items = response.iter_arrived_nowait()
+    except io.UnsupportedOperation:  # it is packed
+        yield from response.iter_arrived()
+        return
+    for item in items:
+        if isinstance(item, NothingArrived):
+            poller = select.poll()
+            poller.register(item.descriptor, select.POLLIN)
+            poller.poll()
+        else:
+            yield item
+
+
 READERS: dict[str, Callable[[Response], Iterator[object]]] = {
     "iter_arrived": lambda response: response.iter_arrived(),
+    "iter_arrived_nowait": polled,
     "iter_content": lambda response: response.iter_content(4),
     "iter_content of what arrives": lambda response: response.iter_content(None),
     "iter_lines": lambda response: response.iter_lines(4),
