@@ -95,6 +95,29 @@ def _cancel(timer: ref[asyncio.TimerHandle], _: asyncio.Task[None]) -> None:
         handle.cancel()  # which drops what it would have called
 
 
+class _Watch:
+    """What an asyncio loop holds for a task that waits for a descriptor.
+
+    asyncio tells nobody that a loop is closed, but it drops what it holds then. This speaks when it is dropped.
+    """
+
+    __slots__ = ("_lost", "_waiter", "_wake")
+
+    def __init__(
+        self, waiter: asyncio.Future[None], wake: Callable[[], object], lost: Callable[[], object]
+    ) -> None:
+        self._waiter = waiter
+        self._wake = wake
+        self._lost = lost
+
+    def __call__(self) -> None:
+        self._wake()
+
+    def __del__(self) -> None:
+        if not self._waiter.done():
+            self._lost()
+
+
 class AsyncioWakeUps(WakeUps):
     """Those of one loop of asyncio."""
 
@@ -155,6 +178,30 @@ class AsyncioBinding(Binding):
             await waiter
         finally:
             self.wake = nobody
+
+    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
+        loop = self._loop
+        waiter = loop.create_future()
+
+        watched = False
+
+        def wake() -> None:
+            nonlocal watched
+            if not waiter.done():
+                waiter.set_result(None)
+                watched = False
+                loop.remove_reader(descriptor)  # at once: what is read next may close it
+
+        self.wake = wake
+        try:
+            loop.add_reader(descriptor, _Watch(waiter, wake, lost))
+            watched = True
+            await waiter
+        finally:
+            self.wake = nobody
+            if watched and not loop.is_closed():
+                waiter.cancel()  # whoever throws the task away knows it
+                loop.remove_reader(descriptor)
 
     def start_soon(
         self,

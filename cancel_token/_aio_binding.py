@@ -137,6 +137,16 @@ class Binding(Waker):
         """Sleep until `release` is called, or was called since the task's last checkpoint; or for no reason at all."""
 
     @abstractmethod
+    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
+        """Wait until a descriptor can be read, or `wake` is called in the loop's thread; or for no reason at all.
+
+        Args:
+            descriptor: Stays open meanwhile.
+            lost: Is called if the task will never go on, as with an asyncio loop that was closed by hand. In the thread
+                that does so; must not raise.
+        """
+
+    @abstractmethod
     def start_soon(
         self,
         async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what the runtime's own waits send and take

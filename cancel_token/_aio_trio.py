@@ -61,6 +61,16 @@ class TrioBinding(Binding):
         self.wake = nobody
         return trio.lowlevel.Abort.SUCCEEDED
 
+    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
+        # trio has no other word for those who wait for a descriptor, and a scope for each wait would cost more
+        self.wake = partial(trio.lowlevel.notify_closing, descriptor)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self.wake = nobody
+
     def start_soon(
         self,
         async_fn: Callable[[], Coroutine[Any, Any, None]],  # Any: what trio's waits send and take

@@ -281,9 +281,57 @@ class Sleeper:
         """Wake the task; from any thread, a signal handler, a finalizer. Where the loop has ended, nothing happens."""
         self._binding.release()
 
+    def wake_here(self) -> None:
+        """Wake the task, in the thread of its loop. A descriptor that it waits for may be closed then."""
+        self._binding.wake()
+
     async def sleep(self) -> None:
         """Sleep until `wake` is called, or was called since the task's last checkpoint; or for no reason at all."""
         await self._binding.sleep()
+
+    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
+        """Sleep until a descriptor can be read, too.
+
+        Args:
+            descriptor: Stays open until the task has been woken. Nobody else waits for it in this loop.
+            lost: Is called if the task will never go on: somebody has closed an asyncio loop by hand and not
+                cancelled what was running there. In the thread that does so; must not raise.
+        """
+        await self._binding.wait_readable(descriptor, lost)
+
+
+class LoopCall:
+    """A function that the current task's loop calls when somebody asks for it.
+
+    Whoever asks does not wait for it. It may be called more often than it was asked for. Where the loop has ended,
+    nothing happens.
+
+    Args:
+        fn: Is called in the loop's thread; must not block.
+
+    Raises:
+        RuntimeError: This is no task of trio or asyncio.
+    """
+
+    __slots__ = ("_binding",)
+
+    def __init__(self, fn: Callable[[], object]) -> None:
+        self._binding = current_binding()
+        self._binding.wake = fn
+
+    def ask(self) -> None:
+        """Ask for it; from any thread, a signal handler, a finalizer."""
+        self._binding.release()
+
+    def follow(self, token: CancelToken) -> None:
+        """Have it asked for when a token is cancelled; at once if it has been."""
+        token.add_waker(self._binding)
+        if token.cancelled:
+            self._binding.release()
+
+    def unfollow(self, token: CancelToken) -> None:
+        """Undo `follow`, once or more often."""
+        token.remove_waker(self._binding)
 
 
 def thread_context() -> contextvars.Context:
