@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import Context
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeVar
 
 from attrs import evolve
 
@@ -14,14 +14,17 @@ from aiwrapper._core.errors import Busy
 from aiwrapper._core.log import Sink, UserMessageAdded
 from aiwrapper._core.text import describe_exception
 from aiwrapper._core.tools import Tool, tool
-from aiwrapper._feed import Feed, Pipe
+from aiwrapper._feed import Feed
 from aiwrapper._run import Driver, Run, RunResult
 from aiwrapper.drivers._run_thread import RunThread
+from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers._tool_calls import DEFAULT_GRACE_SECONDS, ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec, new_id
 from cancel_token import CancelKind, CancelReason, CancelToken
 from cancel_token.aio import Loop
+
+StartedT = TypeVar("StartedT", RunThread, StreamedRun)
 
 DEFAULT_MAX_TURNS: Final = 50
 """Chosen by hand: more than any task of ours needed, few enough that an agent in a circle ends."""
@@ -165,7 +168,7 @@ class Agent:
         conversation: Conversation | None,
         sink: Sink | None,
         subscribers: Iterable[Sink],
-        reader: Feed | Pipe,
+        feed: Feed,
         context: Context,
     ) -> RunThread:
         """Begin a run and have it driven in a thread.
@@ -176,21 +179,46 @@ class Agent:
             conversation: where; None for the agent's own.
             sink: has every entry first.
             subscribers: have every entry, in the thread.
-            reader: has every entry last.
+            feed: has every entry last.
             context: the context variables of the run and its tools.
+        """
+
+        def thread(run: Run, executor: ToolCalls) -> RunThread:
+            # A lambda and no partial, here as for `run()`: a call through C costs a thread some 4 KiB of its stack.
+            return RunThread(run, lambda: self._driven(run, executor), context, feed.end)
+
+        return self._started(message, token, conversation, sink, (*subscribers, feed), thread)
+
+    def _started(
+        self,
+        message: UserMessageAdded | None,
+        token: CancelToken | None,
+        conversation: Conversation | None,
+        sink: Sink | None,
+        subscribers: Iterable[Sink],
+        make: Callable[[Run, ToolCalls], StartedT],
+    ) -> StartedT:
+        """Begin a run and start what drives it.
+
+        Args:
+            message: what is to be answered.
+            token: stops it.
+            conversation: where; None for the agent's own.
+            sink: has every entry first.
+            subscribers: have every entry.
+            make: makes what drives it.
         """
         run_id = new_id()
         executor = self._executor()
         run: Run | None = None
         try:
-            run = begun = self._begin(run_id, message, token, conversation, sink, (*subscribers, reader))
-            # A lambda and no partial, here as for `run()`: a call through C costs a thread some 4 KiB of its stack.
-            thread = RunThread(run, lambda: self._driven(begun, executor), context, reader.end)
-            thread.start()
+            run = self._begin(run_id, message, token, conversation, sink, subscribers)
+            driver = make(run, executor)
+            driver.start()
         except BaseException as error:
             self._give_up(run_id, run, error)
             raise
-        return thread
+        return driver
 
     def _driven(self, run: Run, executor: ToolCalls) -> RunResult:
         """Drive a run to its end, whatever happens."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import Final, Protocol
+from typing import Final
 
 from attrs import define, field
 
@@ -46,25 +46,6 @@ class Bell:
             pass
 
 
-class Reader(Protocol):
-    """One who reads a run's log. Look at `ended`, then `take`; if that gives nothing and it was not ended, sleep."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing is added any more."""
-
-    def take(self) -> Entry | None:
-        """The next entry; None if there is none now."""
-
-    @property
-    def bell(self) -> Bell:
-        """Rung when there is something, and when nothing is added any more."""
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is no need to sleep."""
-
-
 @define(eq=False)
 class Feed:
     """The whole log of a run, for any number of readers, each at its own speed and from the beginning."""
@@ -88,16 +69,18 @@ class Feed:
 
 @define(eq=False)
 class FeedReader:
-    """Reads a feed from its beginning."""
+    """Reads a feed from its beginning. Look at `ended`, then `take`; sleep if it gives nothing and had not ended."""
 
     _feed: Feed
     _seen: int = field(default=0, init=False)
 
     @property
     def ended(self) -> bool:
+        """Whether nothing is added any more."""
         return self._feed.ended
 
     def take(self) -> Entry | None:
+        """The next entry; None if there is none now."""
         if self._seen == len(self._feed.entries):
             return None
         self._seen += 1
@@ -105,10 +88,12 @@ class FeedReader:
 
     @property
     def bell(self) -> Bell:
+        """Rung when there is something, and when nothing is added any more."""
         return self._feed.bell
 
     @property
     def has_news(self) -> bool:
+        """Whether there is no need to sleep."""
         return self._feed.ended or len(self._feed.entries) > self._seen
 
 
@@ -140,6 +125,7 @@ class Pipe:
         self.bell.ring()
 
     def take(self) -> Entry | None:
+        """The next entry; None if there is none now."""
         if not self._entries:
             return None
         entry = self._entries.popleft()
@@ -149,6 +135,7 @@ class Pipe:
 
     @property
     def has_news(self) -> bool:
+        """Whether there is no need to sleep."""
         return self.ended or bool(self._entries)
 
     def _wait_for_room(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +27,7 @@ from aiwrapper._core.dialect import Dialect, Options
 from aiwrapper._core.errors import AiwrapperError, ErrorKind, ModelCallError
 from aiwrapper._core.log import RetryWaiting, StopWhere, TurnEntry, TurnStarted, UsageReported
 from aiwrapper._core.reply import Reply
+from aiwrapper._waiting import IN_PLACE, Pause, Waiting
 from aiwrapper.transport import HttpRequest, NotAStream, Transport
 from cancel_token import Cancelled, CancelToken
 
@@ -188,6 +189,28 @@ class ModelCall:
             Cancelled: the token was cancelled.
             ModelCallError: the model could not be asked, or its answer broke off; what was given stays given.
         """
+        # It waits where it is, and so gives no pause.
+        return cast("Generator[TurnEntry, None, None]", self.entries_and_pauses(step, token, doing, IN_PLACE))
+
+    def entries_and_pauses(
+        self, step: CallModel, token: CancelToken, doing: Callable[[StopWhere], None], waiting: Waiting
+    ) -> Generator[TurnEntry | Pause, None, None]:
+        """Like `entries`, for who says how to wait. The beginning may block, up to the first pause or entry but one.
+
+        Args:
+            step: as for `entries`, like all but the last.
+            token: obeyed in every wait.
+            doing: told what this is doing.
+            waiting: how to wait for the pieces of the answer. A model on this machine is always waited for in place,
+                since its own clean-up may block.
+
+        Yields:
+            Log entries, in order, and pauses among them.
+
+        Raises:
+            Cancelled: the token was cancelled.
+            ModelCallError: as from `entries`.
+        """
         yield TurnStarted(step.run_id, step.turn, producer=self.options.producer)
         body = msgspec.json.encode(self.dialect.encode(step.conversation, self.options))
         attempt = 1
@@ -195,9 +218,9 @@ class ModelCall:
             given = False
             try:
                 # Closed here and not by the garbage collector, which would swallow a Ctrl-C meanwhile.
-                with closing(self._attempt(step, body, token, doing)) as entries:
+                with closing(self._attempt(step, body, token, doing, waiting)) as entries:
                     for entry in entries:
-                        if not given and not isinstance(entry, UsageReported):
+                        if not given and not isinstance(entry, UsageReported | Pause):
                             given, body = (
                                 True,
                                 b"",
@@ -212,12 +235,18 @@ class ModelCall:
             seconds = self.retry.wait_seconds(attempt, error.retry_after_seconds, self.random_fraction())
             doing("backing_off")
             yield RetryWaiting(step.run_id, step.turn, attempt=attempt, seconds=seconds, error=str(error))
+            yield from waiting.before_blocking
             token.sleep(seconds)
             attempt += 1
 
     def _attempt(
-        self, step: CallModel, body: bytes, token: CancelToken, doing: Callable[[StopWhere], None]
-    ) -> Generator[TurnEntry, None, None]:
+        self,
+        step: CallModel,
+        body: bytes,
+        token: CancelToken,
+        doing: Callable[[StopWhere], None],
+        waiting: Waiting,
+    ) -> Generator[TurnEntry | Pause, None, None]:
         doing("connecting")
         whole = False
         key: str | None = None
@@ -241,7 +270,8 @@ class ModelCall:
                 ):
                     doing("streaming")
                     del request
-                    yield from self._read(pieces, reply, token, request_token)
+                    arriving = waiting.read(pieces) if isinstance(self.host, RemoteHost) else pieces
+                    yield from self._read(arriving, reply, token, request_token)
             whole = True
         except NotAStream as answer:
             token.check()
@@ -257,11 +287,14 @@ class ModelCall:
                 self.host.bring_to_rest(CancelToken())
 
     def _read(
-        self, pieces: Iterable[bytes], reply: Reply, token: CancelToken, request_token: CancelToken
-    ) -> Iterator[TurnEntry]:
+        self, pieces: Iterable[bytes | Pause], reply: Reply, token: CancelToken, request_token: CancelToken
+    ) -> Iterator[TurnEntry | Pause]:
         try:
             for piece in pieces:
                 token.check()
+                if not isinstance(piece, bytes):
+                    yield piece
+                    continue
                 yield from reply.feed(piece)
                 if reply.finished:
                     # Read on to the end of the body, so that the connection can carry the next request; but not

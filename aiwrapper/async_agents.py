@@ -16,8 +16,11 @@ from aiwrapper._core.log import Sink, UserMessageAdded
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed, Pipe
 from aiwrapper._run import Run, RunResult
-from aiwrapper.drivers._run_thread import RunThread
+from aiwrapper._waiting import GIVING_WAY, IN_PLACE
+from aiwrapper.drivers._streamed import StreamedRun
+from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle, in_a_thread, stopped_by
+from aiwrapper.drivers.threads import drive
 from aiwrapper.model_spec import Said, new_id, user_message
 from cancel_token import CancelToken
 from cancel_token.aio import thread_context
@@ -73,7 +76,11 @@ class AsyncChatAgent(Agent):
 
         Taking the first entry begins the run. It is never far ahead of who reads it: if that is slow, the model's
         host is made to wait. A stop ends it at once all the same. Leaving the iteration early stops the run with the
-        reason `closed`; wrap it in `contextlib.aclosing` to know when nothing of it is left.
+        reason `closed`; wrap it in `contextlib.aclosing` to know when nothing of it is left. One task at a time may
+        wait for an entry, in the loop in which the first was taken.
+
+        Where nobody else is told of the run, no sink and no subscriber, the loop itself reads the model's answer from
+        the socket, which costs less; all else, and every other run, has a thread.
 
         Args:
             said: as for `run`.
@@ -84,12 +91,22 @@ class AsyncChatAgent(Agent):
 
         Raises:
             Busy: on taking the first entry: the agent's own conversation is being run.
+            RuntimeError: on taking an entry: another task waits for one.
             ValueError: there is nothing in what the user says.
         """
         message, told = user_message(said), tuple(subscribers)
 
-        def begin(own: CancelToken, pipe: Pipe) -> RunThread:
-            return self._thread(message, own, conversation, sink, told, pipe, thread_context())
+        def begin(own: CancelToken) -> StreamedRun:
+            pipe = Pipe(own)
+            stored = sink is not None or (conversation is None and self._sink is not None)
+            # They are promised to be told in the run's thread, and may take their time.
+            waiting = IN_PLACE if stored or told else GIVING_WAY
+
+            def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
+                steps = drive(run, self._model, executor, waiting)
+                return StreamedRun(run, steps, thread_context(), pipe, own)
+
+            return self._started(message, own, conversation, sink, (*told, pipe), streamed)
 
         return AsyncEntries(begin, CancelToken.never() if token is None else token)
 

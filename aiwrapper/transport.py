@@ -11,14 +11,16 @@ import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 from urllib.parse import urlsplit
 
 from attrs import field, frozen
 
 from aiwrapper._core.errors import AiwrapperError, ModelCallError
 from cancel_token import CancelToken
-from cancel_token.http import Response, Session
+from cancel_token.http import NothingArrived, Response, Session
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_SECONDS: Final = 30.0
 """Chosen by hand: a host that has not answered by then is taken for unreachable."""
@@ -98,6 +100,21 @@ class Transport(Protocol):
         """
 
 
+@runtime_checkable
+class ArrivingBody(Protocol):
+    """A body that an event loop can read, too. Where a body can only be waited for, any iterable of bytes will do."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The pieces as they arrive; waits for them."""
+
+    def iter_nowait(self) -> Iterator[bytes | NothingArrived]:
+        """The same, without waiting: where nothing has arrived, it gives what has to be waited for.
+
+        Raises:
+            io.UnsupportedOperation: at once: this one can only be waited for.
+        """
+
+
 class HttpTransport:
     """HTTP over a pool of stoppable connections.
 
@@ -109,7 +126,7 @@ class HttpTransport:
         self._session = Session() if session is None else session
 
     @contextmanager
-    def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[Iterator[bytes]]:
+    def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[ArrivingBody]:
         """Post it; see `Transport.open`."""
         url = request.url
         try:
@@ -136,7 +153,7 @@ class HttpTransport:
                 raise NotAStream(response.status_code, headers, _beginning(response, url))
             # What has asked for the stream is of no use to it: some 4 KiB, of which there may be thousands for minutes.
             del response.request, response.headers, response.cookies, headers, request
-            yield _pieces(response, url)
+            yield _Body(response, url)
 
     def close(self) -> None:
         """Close the pooled connections. A later request opens new ones."""
@@ -180,16 +197,30 @@ class Signed:
         return prepared
 
 
-def _pieces(response: Response, url: str) -> Iterator[bytes]:
-    try:
-        yield from response.iter_arrived()
-    except OSError as error:
-        raise network_error(error, url) from error
+class _Body:
+    def __init__(self, response: Response, url: str) -> None:
+        self._response = response
+        self._url = url
+        self._pieces: Iterator[bytes] | None = None  # kept: one that is forgotten would end the connection
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._pieces is None:
+            self._pieces = self._reported(self._response.iter_arrived())
+        return self._pieces
+
+    def iter_nowait(self) -> Iterator[bytes | NothingArrived]:
+        return self._reported(self._response.iter_arrived_nowait())
+
+    def _reported(self, items: Iterator[T]) -> Iterator[T]:
+        try:
+            yield from items
+        except OSError as error:
+            raise network_error(error, self._url) from error
 
 
 def _beginning(response: Response, url: str) -> bytes:
     body = bytearray()
-    for piece in _pieces(response, url):
+    for piece in _Body(response, url):
         body += piece
         if len(body) >= MAX_ERROR_BYTES:
             break

@@ -1,11 +1,12 @@
 """Runs for tasks of trio and asyncio.
 
-There is one loop that obeys the step machine, and it blocks (`threads.py`): a run has a thread, in which it works, is
+There is one loop that obeys the step machine (`threads.py`), and it blocks: a run has a thread, in which it works, is
 written down and ends, exactly as in code that blocks. What a task does is to wait for that thread, to take the
 entries that it hands over, and to stop it when the runtime cancels the task. `async def` tools run in the event loop.
 
 So an event loop does nothing for a run that nobody watches but to be woken at its end, and a slow disk, a slow parser
-or a deaf tool holds up no other task.
+or a deaf tool holds up no other task. A run that one task streams, and nobody else is told of, is the exception: the
+event loop itself takes those of its steps that block on nothing (`_streamed.py`).
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -16,9 +17,10 @@ import anyio
 import anyio.lowlevel
 
 from aiwrapper._core.log import Entry
-from aiwrapper._feed import Feed, FeedReader, Pipe, Reader
+from aiwrapper._feed import Feed, FeedReader
 from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
+from aiwrapper.drivers._streamed import StreamedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
 from cancel_token.aio import Sleeper, run_sync, wait_cancelled
 
@@ -124,30 +126,40 @@ class AsyncEntries(AsyncIterator[Entry]):
     `contextlib.aclosing`, also waits until nothing of it is left.
 
     Args:
-        begin: begins the run: given its token and its only reader, who is told last.
+        begin: begins the run: given its token.
         token: the caller's.
     """
 
-    def __init__(self, begin: Callable[[CancelToken, Pipe], RunThread], token: CancelToken) -> None:
+    def __init__(self, begin: Callable[[CancelToken], StreamedRun], token: CancelToken) -> None:
         self._begin = begin
         self._token = token
-        self._run: tuple[RunThread, CancelToken] | None = None
-        self._entries: _Entries | None = None
+        self._run: tuple[StreamedRun, CancelToken] | None = None
+        self._in_a_row = 0
         self._closed = False
 
     async def __anext__(self) -> Entry:
         if self._closed:
             raise StopAsyncIteration
-        if self._entries is None:
+        if self._run is None:
             own = self._token.child()
-            pipe = Pipe(own)
-            self._run = self._begin(own, pipe), own
-            self._entries = _Entries(pipe)
+            self._run = self._begin(own), own
+        run, _ = self._run
+        run.check_reader()
         try:
-            return await self._entries.__anext__()
-        except StopAsyncIteration:
-            await self.aclose()
-            raise
+            while True:
+                if self._in_a_row == ENTRIES_BETWEEN_CHECKPOINTS:
+                    self._in_a_row = 0
+                    await anyio.lowlevel.checkpoint()  # before one is taken, so that none is lost
+                ended = run.ended  # before looking: what is there afterwards is all
+                entry = run.take()
+                self._in_a_row += 1
+                if entry is not None:
+                    return entry
+                if ended:
+                    break
+                if not run.step():
+                    self._in_a_row = 0
+                    await run.wait()
         except GeneratorExit:  # the task was thrown away, and cannot wait for anything any more
             self._drop()
             raise
@@ -155,6 +167,8 @@ class AsyncEntries(AsyncIterator[Entry]):
             kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
             await self._close(CancelReason(kind, "the task that read the stream was cancelled"))
             raise
+        await self.aclose()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """Stop the run if it has not ended, and wait until nothing of it is left.
@@ -168,20 +182,23 @@ class AsyncEntries(AsyncIterator[Entry]):
         self._closed = True
         if self._run is None:
             return
-        thread, own = self._run
+        run, own = self._run
         try:
-            if not thread.over.cancelled:
+            if not run.over.cancelled:
                 own.cancel_soon(reason)
-                await _wait_through(thread.over)
+                if not run.end_here():
+                    await _wait_through(run.over)
         finally:
             own.close()
-        thread.result()
+        run.result()
 
     def _drop(self) -> None:
         """Stop the run and don't wait for it."""
         if self._run is not None and not self._closed:
             self._closed = True
-            self._run[1].cancel_and_report(CancelReason("closed", STREAM_CLOSED))
+            run, own = self._run
+            own.cancel_and_report(CancelReason("closed", STREAM_CLOSED))
+            run.end_here()
 
     def __del__(self) -> None:
         self._drop()
@@ -190,7 +207,7 @@ class AsyncEntries(AsyncIterator[Entry]):
 class _Entries(AsyncIterator[Entry]):
     """The entries that a reader is given, awaited."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: FeedReader) -> None:
         self._reader = reader
         self._in_a_row = 0
 

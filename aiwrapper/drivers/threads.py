@@ -2,27 +2,35 @@
 
 The loop is a generator that gives way after every entry, so that one loop serves a caller who waits for the end
 and a caller who watches the log grow. No thread of its own is needed for either; only a run that is to be held in the
-hand while it goes on, a `RunHandle`, has one.
+hand while it goes on, a `RunHandle`, has one. It may also be told to give way where it would wait for the model: then
+whoever drives it may be an event loop at times (`_streamed.py`).
 """
 
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from threading import Lock, current_thread
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Self, TypeAlias, assert_never
 
 from aiwrapper._core.agent import CallModel, Finished, RunTools
 from aiwrapper._core.log import Entry
 from aiwrapper._feed import Feed, FeedReader
 from aiwrapper._model_call import ModelCall
 from aiwrapper._run import Run, RunResult
+from aiwrapper._waiting import IN_PLACE, Pause, Waiting
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, RunThread, StartedRun
 from aiwrapper.drivers._tool_calls import ToolCalls
 from cancel_token import CancelReason, CancelToken
 
+Steps: TypeAlias = Generator[Pause | None, None, None]
+"""A run as it is driven, step by step: None after each entry."""
 
-def drive(run: Run, model: ModelCall, tools: ToolCalls) -> Generator[None, None, None]:
+
+def drive(run: Run, model: ModelCall, tools: ToolCalls, waiting: Waiting = IN_PLACE) -> Steps:
     """Drive a run to its end, giving way after each entry. Exhaust the iterator, or close it: that stops the run.
+
+    The steps may be taken in different threads, one at a time. The first may block, and so may each that a pause
+    announces; all may, if it waits in place.
 
     Whatever ends it, the terminal entry has been appended and nothing of the run is left when the iterator has ended.
 
@@ -31,15 +39,19 @@ def drive(run: Run, model: ModelCall, tools: ToolCalls) -> Generator[None, None,
     """
     try:
         run.begin()
-        yield
+        yield None
         while not isinstance(step := run.next_step(), Finished):
+            yield from waiting.before_blocking
             run.token.check()
             match step:
                 case CallModel():
-                    with closing(model.entries(step, run.token, run.doing)) as entries:
+                    with closing(model.entries_and_pauses(step, run.token, run.doing, waiting)) as entries:
                         for entry in run.token.iter(entries):
-                            run.append(entry)
-                            yield
+                            if isinstance(entry, Pause):
+                                yield entry
+                            else:
+                                run.append(entry)
+                                yield None
                 case RunTools():
                     run.doing("running_tools")
                     yield from tools.execute(step, run)
@@ -65,16 +77,21 @@ def complete(run: Run, model: ModelCall, tools: ToolCalls) -> RunResult:
 
 
 @contextmanager
-def driving(run: Run, model: ModelCall, tools: ToolCalls) -> Iterator[Iterator[None]]:
+def driving(run: Run, model: ModelCall, tools: ToolCalls) -> Iterator[Steps]:
     """`drive`, to be exhausted inside the block; leaving that early ends the run, whatever the reason."""
     steps = drive(run, model, tools)
     try:
         yield steps
     except BaseException as error:  # Ctrl-C may come between two steps, too, and before the first
-        run.interrupt(error)
-        steps.close()
-        run.close(error)
+        give_up(run, steps, error)
         raise
+
+
+def give_up(run: Run, steps: Steps, error: BaseException) -> None:
+    """End a run whose steps an exception has left."""
+    run.interrupt(error)
+    steps.close()
+    run.close(error)
 
 
 class RunHandle(StartedRun):

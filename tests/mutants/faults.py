@@ -69,7 +69,12 @@ FAULTS: Final = (
         edits=(
             Edit(
                 "aiwrapper.drivers.threads:drive",
-                "for entry in run.token.iter(entries):\n    run.append(entry)\n    yield",
+                "for entry in run.token.iter(entries):\n"
+                "    if isinstance(entry, Pause):\n"
+                "        yield entry\n"
+                "    else:\n"
+                "        run.append(entry)\n"
+                "        yield None",
                 "held = []\n"
                 "for entry in run.token.iter(entries):\n"
                 "    held.append(entry)\n"
@@ -109,13 +114,15 @@ FAULTS: Final = (
                 "):\n"
                 '    doing("streaming")\n'
                 "    del request\n"
-                "    yield from self._read(pieces, reply, token, request_token)",
+                "    arriving = waiting.read(pieces) if isinstance(self.host, RemoteHost) else pieces\n"
+                "    yield from self._read(arriving, reply, token, request_token)",
                 'with token.child(name="request") as request_token:\n'
                 "    opened = self.transport.open(request, request_token)\n"
                 "    pieces = opened.__enter__()\n"
                 '    doing("streaming")\n'
                 "    del request\n"
-                "    yield from self._read(pieces, reply, token, request_token)\n"
+                "    arriving = waiting.read(pieces) if isinstance(self.host, RemoteHost) else pieces\n"
+                "    yield from self._read(arriving, reply, token, request_token)\n"
                 "    opened.__exit__(None, None, None)",
             ),
         ),

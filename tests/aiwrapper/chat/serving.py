@@ -13,7 +13,7 @@ import gc
 import json
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -47,7 +47,7 @@ class Moving:
         """End the connections that are kept for further requests."""
         self._http.close()
 
-    def open(self, request: HttpRequest, token: CancelToken, /) -> AbstractContextManager[Iterator[bytes]]:
+    def open(self, request: HttpRequest, token: CancelToken, /) -> AbstractContextManager[Iterable[bytes]]:
         return self._http.open(
             evolve(request, url=request.url.replace(NOWHERE, self._where.read_text())), token
         )

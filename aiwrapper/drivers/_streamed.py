@@ -1,0 +1,272 @@
+"""A run that one task reads: its loop drives it while the model's answer is on its way, threads drive it for the rest.
+
+Where a thread drives a run that a task reads, each event costs two wake-ups: the socket's of the thread, and the
+thread's of the loop. So the thread hands the run over when it would wait for the answer, and ends. The task waits for
+the socket itself and takes the run's steps where it is, up to one that may block, with which the next thread begins.
+What is driven is the same in all of them, `drive`: what it decides and appends, and how it ends, is written once.
+
+1. *One at a time.* Whoever takes steps has taken `_turn`, a list of one item, and puts it back after them.
+2. *Lent.* Where a thread is to take them, `_lent` says so before it is started, and is taken back by the thread as the
+   last thing that it does. What it says decides who may begin; what `_turn` says, whether he can.
+3. *Back-pressure* is for nothing: a loop takes a step for a reader who has no entry left.
+4. *A stop* is not: it asks the loop to end the run, whether or not anybody is reading. Nothing in that blocks, since
+   a stopped run begins nothing; and nobody else is told, or the run would not be handed over.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+
+from aiwrapper._core.log import Entry
+from aiwrapper._feed import Pipe
+from aiwrapper._run import Run, RunResult
+from aiwrapper._waiting import Pause, Point
+from aiwrapper.drivers.threads import Steps, give_up
+from cancel_token import CancelReason, CancelToken
+from cancel_token.aio import LoopCall, Sleeper
+from cancel_token.http import NothingArrived
+
+
+class StreamedRun:
+    """Drives a run for its only reader, a task. Made in the task, like everything here but `_in_thread`.
+
+    Args:
+        run: it.
+        steps: drive it to its end. Where they give way when nothing has arrived, the loop goes on with them.
+        context: the context variables that the run and its tools see.
+        pipe: has the run's entries last.
+        own: the run's token, and nobody else's.
+
+    Raises:
+        RuntimeError: this is no task of trio or asyncio.
+    """
+
+    def __init__(
+        self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe, own: CancelToken
+    ) -> None:
+        self.run = run
+        self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
+        """Cancelled when nothing of the run is left."""
+        self._steps = steps
+        self._next = steps.__next__
+        self._context = context
+        self._pipe = pipe
+        self._own = own
+        self._turn: list[None] = [None]
+        self._lent = False
+        self._thread: threading.Thread | None = None
+        self._news = LoopCall(self._look)
+        self._sleeper = Sleeper()
+        self._reader: Sleeper | None = None  # it, while somebody waits
+        self._awaited: NothingArrived | None = None
+        self._alarm: CancelToken | None = None
+        self._result: RunResult | None = None
+        self._error: BaseException | None = None
+        self._traceback: TracebackType | None = None
+
+    def start(self) -> None:
+        """Begin.
+
+        Raises:
+            RuntimeError: the system has no thread left.
+        """
+        self._news.follow(self._own)
+        self._lend()
+
+    # For the reader
+
+    @property
+    def ended(self) -> bool:
+        """Whether no entry comes any more."""
+        return self._pipe.ended
+
+    def take(self) -> Entry | None:
+        """The next entry; None if there is none now."""
+        return self._pipe.take()
+
+    def check_reader(self) -> None:
+        """Refuse to be read by two at once.
+
+        Raises:
+            RuntimeError: another task is waiting for an entry.
+        """
+        if self._reader is not None:
+            raise RuntimeError("another task is waiting for the next entry of this stream")
+
+    def step(self) -> bool:
+        """Take a step of the run, if that does not block. False: `wait` first."""
+        if self._lent:
+            return False
+        pause = self._advance(self._next)
+        if pause is Point.MAY_BLOCK:
+            self._go_on_in_a_thread()
+        elif isinstance(pause, NothingArrived):
+            self._awaited = pause
+            return False
+        return True
+
+    async def wait(self) -> None:
+        """Wait until it may have gone on, or may go on."""
+        reader = self._reader = self._sleeper
+        awaited, self._awaited = self._awaited, None
+        try:
+            if awaited is not None:
+                self._set_alarm(awaited.until)
+                await reader.wait_readable(awaited.descriptor, self._lost)
+            else:
+                await self._wait_for_the_thread(reader)
+        finally:
+            self._reader = None
+
+    async def _wait_for_the_thread(self, reader: Sleeper) -> None:
+        bell, ask = self._pipe.bell, self._news.ask
+        bell.hang(ask)
+        try:
+            if self._lent and not self._pipe.has_news:
+                await reader.sleep()
+        finally:
+            bell.forget(ask)
+
+    def end_here(self) -> bool:
+        """End the run, which has been stopped. False if a thread is doing so.
+
+        Raises:
+            BaseException: what is nobody's failure here came in the middle of it. The run has ended.
+        """
+        if self.over.cancelled:
+            return True
+        try:
+            self._turn.pop()
+        except IndexError:
+            return False
+        self._lent = False
+        if self._reader is not None:
+            self._reader.wake_here()  # before the socket is closed that it waits for
+        try:
+            self._claim()
+            self._context.run(self._take_the_rest)
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._end()
+        return True
+
+    def result(self) -> RunResult:
+        """What became of the run; to be asked when it is over.
+
+        Raises:
+            BaseException: what is nobody's failure here and ended the driver, after the run was settled.
+        """
+        if self._thread is not None:
+            self._thread.join()  # a matter of microseconds
+        if self._error is not None:
+            raise self._error.with_traceback(self._traceback)  # or each who asks would add to it
+        assert self._result is not None
+        return self._result
+
+    # In the loop
+
+    def _advance(self, take: Callable[[], Pause | None]) -> Pause | None:
+        """Take a step, and give why the run has given way."""
+        self._turn.pop()
+        try:
+            return self._context.run(take)
+        except StopIteration:
+            self._end()
+            return None
+        except BaseException as error:
+            self._leave(error)
+            raise
+        finally:
+            self._turn.append(None)
+
+    def _look(self) -> None:
+        """The run has been stopped, or there is something new: called by the loop."""
+        if self._own.cancelled and not self._lent:
+            self.end_here()
+        elif self._reader is not None:
+            self._reader.wake_here()
+
+    def _lost(self) -> None:
+        """The loop was closed while the reader waited, and nobody will go on with it."""
+        self._own.cancel_and_report(CancelReason("runtime", "the event loop was closed"))
+        self._reader = None
+        self.end_here()
+
+    def _set_alarm(self, until: float | None) -> None:
+        """Have the reader woken at that time, or earlier: one alarm serves for all waits until it rings."""
+        if until is None or (self._alarm is not None and not self._alarm.cancelled):
+            return
+        clock = self.run.token.clock
+        self._alarm = CancelToken(max(until - clock.now(), 0.0), clock=clock)
+        self._news.follow(self._alarm)
+
+    def _go_on_in_a_thread(self) -> None:
+        try:
+            self._lend()
+        except RuntimeError as error:  # the system has no thread left
+            self._lent = False
+            self._advance(partial(self._steps.throw, error))
+
+    def _lend(self) -> None:
+        self._lent = True
+        thread = threading.Thread(
+            target=self._in_thread,
+            name=f"aiwrapper run {self.run.run_id}",
+            daemon=True,  # a program that leaves is not kept by an answer that nobody waits for
+        )
+        thread.start()
+        self._thread = thread
+
+    # In a thread
+
+    def _in_thread(self) -> None:
+        try:
+            self._turn.pop()
+        except IndexError:  # the loop has ended the run in between
+            return
+        try:
+            self._claim()
+            handed_over = self._context.run(self._take_what_may_block)
+        except BaseException as error:
+            self._leave(error)
+        else:
+            if handed_over:
+                self._turn.append(None)
+                self._lent = False
+                self._news.ask()
+            else:
+                self._end()
+
+    def _take_what_may_block(self) -> bool:
+        """Take steps until the rest can be left to the loop. False: there is no rest."""
+        return any(isinstance(pause, NothingArrived) for pause in self._steps)
+
+    # In either
+
+    def _claim(self) -> None:
+        if not self.run.claim("thread"):
+            raise RuntimeError(f"run {self.run.run_id!r} was given up before it had begun")
+
+    def _take_the_rest(self) -> None:
+        for _ in self._steps:
+            pass
+
+    def _leave(self, error: BaseException) -> None:
+        """An exception came out of the steps, or between them."""
+        self._error, self._traceback = error, error.__traceback__
+        try:
+            self._context.run(give_up, self.run, self._steps, error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing of the run is left."""
+        if self._error is None:
+            self._result = self.run.result()
+        self._news.unfollow(self._own)
+        self._alarm = None
+        self.over.cancel_and_report("the run is over")
+        self._pipe.end()

@@ -1,0 +1,512 @@
+"""A stream whose socket the loop reads: no thread while it streams, and every end that a run can have."""
+
+import asyncio
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import aclosing, contextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from aiwrapper import (
+    AsyncChatAgent,
+    CancelToken,
+    Entry,
+    RetryWaiting,
+    RunFailed,
+    RunFinished,
+    RunStopped,
+    TextDelta,
+    ToolFinished,
+    TurnFinished,
+    TurnStarted,
+    tool,
+)
+from aiwrapper.drivers.aio import AsyncEntries
+from aiwrapper.testing import Call, FakeProvider, Say, Turn
+from aiwrapper.testing._holds import Hold
+from aiwrapper.testing.scripts import Cut, Delivery
+from aiwrapper.transport import SILENCE_TIMEOUT_SECONDS
+from cancel_token.aio import run_sync, wait_cancelled
+from cancel_token.testing import ManualClock
+from tests.aiwrapper.running import HELLO, Acting, lang_at
+from tests.cancel_token.loops import living_tasks, on_each_runtime
+
+BEHIND_HEL = 603
+"""Where the event with the first words ends in the body of `HELLO`."""
+
+SUM = Turn((Say(("It is 10.",)),))
+
+
+@contextmanager
+def silent_fake(*, turn: Turn = HELLO) -> Iterator[tuple[FakeProvider, Hold]]:
+    """A model that falls silent in the middle of its first answer."""
+    with FakeProvider("openai_chat", [turn]) as fake, fake.hold_at(BEHIND_HEL) as hold:
+        yield fake, hold
+
+
+def agent_at(fake: FakeProvider) -> AsyncChatAgent:
+    return AsyncChatAgent(lang_at(fake))
+
+
+def run_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("aiwrapper run")]
+
+
+async def in_the_loop() -> None:
+    """Wait until the thread of the run has handed it over; it ends with that."""
+    for thread in run_threads():
+        await run_sync(thread.join)
+
+
+async def spoken(entries: AsyncEntries, kind: type[Entry] = TextDelta) -> list[Entry]:
+    """Read the first words of an answer; what comes next is the loop's to read."""
+    taken = []
+    async for entry in entries:
+        taken.append(entry)
+        if isinstance(entry, kind):
+            break
+    await in_the_loop()
+    return taken
+
+
+async def rest_of(entries: AsyncEntries) -> list[Entry]:
+    return [entry async for entry in entries]
+
+
+def over(entries: AsyncEntries) -> CancelToken:
+    assert entries._run is not None
+    return entries._run[0].over
+
+
+def stop_of(agent: AsyncChatAgent) -> tuple[str, str]:
+    """By whom the last run was stopped, and what it had said."""
+    result = agent.last_result
+    assert result is not None
+    assert result.stop is not None
+    return result.stop.reason, result.text
+
+
+async def hung_up(fake: FakeProvider) -> None:
+    await run_sync(fake.requests[0].hung_up.wait)
+
+
+async def goes_on(agent: AsyncChatAgent) -> None:
+    assert not agent.busy
+    assert isinstance((await rest_of(agent.stream("Go on")))[-1], RunFinished)
+
+
+# reading
+
+
+@on_each_runtime
+async def test_no_thread_of_the_run_is_there_while_it_streams() -> None:
+    with silent_fake() as (fake, hold), fake.hold_at("end") as end:
+        agent = agent_at(fake)
+        async with aclosing(agent.stream("Hi")) as entries:
+            await spoken(entries)
+            hold.release()
+            async for entry in entries:
+                assert [] == run_threads()
+                if isinstance(entry, TurnFinished):
+                    end.release()
+
+    assert agent.last_result is not None
+    assert (agent.last_result.status, agent.last_result.text) == ("completed", "Hello")
+
+
+@on_each_runtime
+async def test_tools_run_in_threads_and_the_loop_reads_the_next_answer_again() -> None:
+    seen: list[int] = []
+
+    @tool
+    def add() -> str:
+        seen.append(len(run_threads()))
+        return "10"
+
+    with FakeProvider("openai_chat", [Turn((Call("add", ("{}",)),)), HELLO]) as fake:
+        agent = AsyncChatAgent(lang_at(fake), [add])
+        with fake.hold_at("end") as first:
+            entries = agent.stream("3 and 7?")
+            await spoken(entries, TurnFinished)
+            with fake.hold_at(BEHIND_HEL) as second:
+                first.release()
+                results = [entry for entry in await spoken(entries) if isinstance(entry, ToolFinished)]
+                second.release()
+                rest = await rest_of(entries)
+
+    assert [1] == seen
+    assert ["10"] == [entry.content for entry in results]
+    assert isinstance(rest[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_where_others_are_told_they_are_told_in_the_thread_of_the_run() -> None:
+    where: list[str] = []
+    told = Acting(lambda entry: True, lambda: where.append(threading.current_thread().name))
+    with FakeProvider("openai_chat", [HELLO, HELLO]) as fake, fake.hold_at(BEHIND_HEL) as hold:
+        agent = agent_at(fake)
+        for others in ({"subscribers": [told]}, {"sink": told}):
+            entries = agent.stream("Hi", **others)
+            async for entry in entries:
+                if isinstance(entry, TextDelta):
+                    hold.release()
+
+    assert told.log
+    assert all(name.startswith("aiwrapper run") for name in where)
+
+
+@on_each_runtime
+async def test_a_model_says_all_and_keeps_the_line_and_the_run_ends_all_the_same() -> None:
+    with FakeProvider("openai_chat", [HELLO]) as fake, fake.hold_at("end"):
+        agent = agent_at(fake)
+        entries = await rest_of(agent.stream("Hi"))
+
+    assert isinstance(entries[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_an_answer_that_breaks_before_it_has_begun_is_asked_for_again_in_a_thread() -> None:
+    broken = Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(10, "rst")))
+    with FakeProvider("openai_chat", [broken, HELLO]) as fake, fake.hold_at("first_byte") as hold:
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries, TurnStarted)
+        hold.release()
+        rest = await rest_of(entries)
+
+    assert [RetryWaiting] == [type(entry) for entry in rest if isinstance(entry, RetryWaiting)]
+    assert isinstance(rest[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_an_answer_that_breaks_in_the_middle_fails_and_keeps_what_was_said() -> None:
+    broken = Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(BEHIND_HEL, "rst")))
+    with silent_fake(turn=broken) as (fake, hold):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        hold.release()
+        rest = await rest_of(entries)
+        failed = rest[-1]
+
+        assert isinstance(failed, RunFailed)
+        assert failed.error == "network"
+        assert agent.last_result is not None
+        assert agent.last_result.text == "Hel"
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_model_that_is_silent_for_too_long_fails_the_run() -> None:
+    clock = ManualClock()
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi", token=CancelToken(clock=clock))
+        await spoken(entries)
+        rest: list[Entry] = []
+
+        async def read() -> None:
+            rest.extend(await rest_of(entries))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(SILENCE_TIMEOUT_SECONDS)
+
+    failed = rest[-1]
+    assert isinstance(failed, RunFailed)
+    assert failed.error == "network"
+    assert "did not answer in time" in failed.message
+
+
+@on_each_runtime
+async def test_a_model_that_speaks_again_may_be_silent_again_for_as_long() -> None:
+    clock = ManualClock()
+    with silent_fake() as (fake, hold), fake.hold_at("end") as end:
+        agent = agent_at(fake)
+        entries = agent.stream("Hi", token=CancelToken(clock=clock))
+        await spoken(entries)
+        rest: list[Entry] = []
+
+        async def read() -> None:
+            async for entry in entries:
+                rest.append(entry)
+                if isinstance(entry, TextDelta):
+                    told.set()
+
+        told = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            clock.advance(SILENCE_TIMEOUT_SECONDS - 1)
+            hold.release()
+            await told.wait()
+            clock.advance(2.0)
+            end.release()
+
+    assert isinstance(rest[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_a_second_reader_is_refused_and_the_first_reads_on() -> None:
+    with silent_fake() as (fake, hold):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        rest: list[Entry] = []
+
+        async def read() -> None:
+            rest.extend(await rest_of(entries))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="another task"):
+                await anext(entries)
+            hold.release()
+
+    assert isinstance(rest[-1], RunFinished)
+
+
+# ends
+
+
+def cancel_here(token: CancelToken) -> None:
+    token.cancel("enough")
+
+
+def cancel_elsewhere(token: CancelToken) -> None:
+    thread = threading.Thread(target=cancel_here, args=(token,))
+    thread.start()
+    thread.join()
+
+
+def cancel_later(token: CancelToken) -> None:
+    token.cancel_soon("enough")
+
+
+ways_to_cancel = pytest.mark.parametrize("cancel", [cancel_here, cancel_elsewhere, cancel_later])
+
+
+@ways_to_cancel
+@on_each_runtime
+async def test_a_stop_ends_a_stream_whose_reader_waits_for_the_socket(
+    cancel: Callable[[CancelToken], None],
+) -> None:
+    with silent_fake() as (fake, _):
+        agent, token = agent_at(fake), CancelToken()
+        entries = agent.stream("Hi", token=token)
+        await spoken(entries)
+        rest: list[Entry] = []
+
+        async def read() -> None:
+            rest.extend(await rest_of(entries))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            cancel(token)
+        await hung_up(fake)
+
+        assert isinstance(rest[-1], RunStopped)
+        assert ("user", "Hel") == stop_of(agent)
+        assert (token.stats().children, token.stats().registrations) == (0, 0)
+        await goes_on(agent)
+
+
+@ways_to_cancel
+@on_each_runtime
+async def test_a_stop_ends_a_stream_that_nobody_reads_just_now(
+    cancel: Callable[[CancelToken], None],
+) -> None:
+    with silent_fake() as (fake, _):
+        agent, token = agent_at(fake), CancelToken()
+        entries = agent.stream("Hi", token=token)
+        await spoken(entries)
+        cancel(token)
+        await wait_cancelled(over(entries))
+        await hung_up(fake)
+
+        assert ("user", "Hel") == stop_of(agent)
+        assert [RunStopped] == [type(entry) for entry in await rest_of(entries)]
+        assert (token.stats().children, token.stats().registrations) == (0, 0)
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_stop_between_the_thread_and_the_loop_ends_the_run() -> None:
+    """The thread has begun to wait for words, and nobody has looked since."""
+    with FakeProvider("openai_chat", [HELLO]) as fake, fake.hold_at("first_byte") as hold:
+        agent, token = agent_at(fake), CancelToken()
+        entries = agent.stream("Hi", token=token)
+        await anext(entries)
+        await run_sync(hold.reached.wait)
+        token.cancel("enough")
+        await wait_cancelled(over(entries))
+
+        assert ("user", "") == stop_of(agent)
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_the_runtimes_cancellation_ends_a_run_that_the_loop_reads() -> None:
+    with silent_fake() as (fake, _):
+        agent, token = agent_at(fake), CancelToken()
+        entries = agent.stream("Hi", token=token)
+        await spoken(entries)
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(rest_of, entries)
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        await hung_up(fake)
+
+        assert scope.cancelled_caught
+        assert not token.cancelled
+        assert ("runtime", "Hel") == stop_of(agent)
+        assert (token.stats().children, token.stats().registrations) == (0, 0)
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_stream_that_is_closed_has_ended_its_run_when_that_shows() -> None:
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        await entries.aclose()
+
+        assert ("closed", "Hel") == stop_of(agent)
+        await hung_up(fake)
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_stream_that_is_closed_by_another_task_ends_for_its_reader() -> None:
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        rest: list[Entry] = []
+
+        async def read() -> None:
+            rest.extend(await rest_of(entries))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            await entries.aclose()
+
+        assert isinstance(rest[-1], RunStopped)
+        assert ("closed", "Hel") == stop_of(agent)
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_stream_that_is_dropped_has_ended_its_run() -> None:
+    with silent_fake() as (fake, _):
+        agent, tasks = agent_at(fake), living_tasks()
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        del entries
+        gc.collect()
+
+        assert ("closed", "Hel") == stop_of(agent)
+        assert tasks == living_tasks()
+        await hung_up(fake)
+        await goes_on(agent)
+
+
+def test_a_loop_that_is_closed_by_hand_ends_the_run_that_it_reads() -> None:
+    """asyncio says nothing to the task that waits for the socket; and somebody may keep that."""
+    loop = asyncio.new_event_loop()
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        loop.run_until_complete(spoken(entries))
+        reading = loop.create_task(rest_of(entries))
+        loop.run_until_complete(anyio.wait_all_tasks_blocked())
+        loop.close()
+
+        assert ("runtime", "Hel") == stop_of(agent)
+        assert not reading.done()
+        fake.requests[0].hung_up.wait()
+        # Or Python would complain of the coroutine, and asyncio of the task.
+        reading.get_coro().close()
+        loop.set_exception_handler(lambda loop, context: None)
+
+
+def test_a_task_that_is_thrown_away_ends_the_run_that_it_reads() -> None:
+    loop = asyncio.new_event_loop()
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        loop.run_until_complete(spoken(entries))
+        reading = rest_of(entries)
+        waiting = loop.create_task(reading)
+        loop.run_until_complete(anyio.wait_all_tasks_blocked())
+        reading.close()
+
+        assert ("closed", "Hel") == stop_of(agent)
+        fake.requests[0].hung_up.wait()
+        waiting.cancel()
+        with pytest.raises((asyncio.CancelledError, RuntimeError)):
+            loop.run_until_complete(waiting)
+    loop.close()
+
+
+@on_each_runtime
+async def test_an_interruption_while_the_loop_drives_ends_the_run_and_goes_on() -> None:
+    times: list[float] = []
+
+    def now() -> float:
+        times.append(0.0)
+        if armed:
+            armed.clear()
+            raise KeyboardInterrupt
+        return 1.0
+
+    armed: list[None] = []
+    with silent_fake() as (fake, hold):
+        agent = AsyncChatAgent(lang_at(fake), now=now)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        armed.append(None)  # for the end of the run, which asks for the time
+        hold.release()
+        with pytest.raises(KeyboardInterrupt):
+            await rest_of(entries)
+
+        assert agent.last_result is not None
+        assert not agent.busy
+        assert agent.last_result.text == "Hello"
+        await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_run_that_gets_no_further_thread_fails() -> None:
+    @tool
+    def add() -> str:
+        return "10"
+
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with (
+        FakeProvider("openai_chat", [Turn((Call("add", ("{}",)),)), HELLO]) as fake,
+        fake.hold_at("end") as hold,
+    ):
+        agent = AsyncChatAgent(lang_at(fake), [add])
+        entries = agent.stream("3 and 7?")
+        await spoken(entries, TurnFinished)
+        hold.release()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            rest = await rest_of(entries)
+
+        failed = rest[-1]
+        assert isinstance(failed, RunFailed)
+        assert "can't start new thread" in failed.message
+        await goes_on(agent)
