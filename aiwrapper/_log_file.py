@@ -7,15 +7,13 @@ logs: the kind of the few entries a list shows (`heading`), and when the row was
 The key (conversation, number) is the last line of defence: should two writers ever believe that they hold
 the same conversation, the second one's insert fails instead of mixing two logs.
 
-Three connections: one writes, one reads, and one moves what was written from the WAL into the file
-(`_checkpoints.py`). In WAL mode a reader never waits for a writer, so reading a long log delays nobody's
-text. Lock order: `writing` and `_reading` are never held together.
+Three connections, as `_log_opening.py` opens them: one writes, one reads, and one moves what was written from
+the WAL into the file (`_checkpoints.py`). In WAL mode a reader never waits for a writer, so reading a long log
+delays nobody's text. Lock order: `writing` and `_reading` are never held together.
 """
 
 import ctypes
-import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +22,6 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from attrs import frozen
 
@@ -33,41 +30,9 @@ from aiwrapper._core.errors import StoreError
 from aiwrapper._core.log import Entry
 from aiwrapper._fork import give_up_in_children
 from aiwrapper._log_errors import is_busy, store_error
-
-APPLICATION_ID = 0x61697772  # "aiwr", in the header of the file: what `file` shows, and how we know ours
-SCHEMA_VERSION = 1
-SCHEMA = (
-    """
-    create table conversation (
-        number integer primary key,
-        id text not null unique,
-        created_at real not null
-    )
-    """,
-    """
-    create table entry (
-        conversation integer not null references conversation (number),
-        number integer not null,
-        written_at real not null,
-        heading text,
-        body blob not null,
-        primary key (conversation, number)
-    ) without rowid
-    """,
-    # Only entries with a heading are in it, so a delta costs one insert, not two.
-    "create index entry_heading on entry (conversation, heading, number) where heading is not null",
-    f"pragma application_id = {APPLICATION_ID}",
-    f"pragma user_version = {SCHEMA_VERSION}",
-)
+from aiwrapper._log_opening import Transaction, bound_cache, claim, connect, keep_private, make_file
 
 PAGE_BYTES = 4096  # SQLite's default
-CACHE_KIB = 256
-"""How much of the file a connection that reads or writes keeps in memory; SQLite's default is 2,000.
-
-Chosen by hand: a writer needs the last pages of what is being written, and a reader's are of no use once somebody has
-written. With 200, 1,000 and 4,000 conversations neither writing nor listing them took longer than with the default,
-which a server was seen to fill in the course of a thousand answers.
-"""
 MAX_STATEMENT_ROWS = 64  # by hand; SQLite before 3.32 took 999 values a statement, and a row has four
 
 FIRST_PAUSE_SECONDS = 0.001
@@ -145,15 +110,15 @@ class LogFile:
         self._closed = False
         self._forked = False
         self._writes_durably: bool | None = None
-        self._make()
+        make_file(path)
         with ExitStack() as opened:
             self._writer = self._connect(opened)
-            self._patiently(self._writer, self.writing, self._claim)
-            self._keep_private()
+            self._patiently(self._writer, self.writing, lambda connection: claim(connection, path))
+            keep_private(path)
             self._writer.execute("pragma wal_autocheckpoint = 0").fetchone()
             self._reader = self._connect(opened)
-            self._patiently(self._writer, self.writing, _keep_little)
-            self._patiently(self._reader, self._reading, _keep_little)
+            self._patiently(self._writer, self.writing, bound_cache)
+            self._patiently(self._reader, self._reading, bound_cache)
             self._checkpoints = Checkpoints(self._connect(opened), self.writing, path.name)
             opened.pop_all()
         give_up_in_children(self)
@@ -194,7 +159,7 @@ class LogFile:
 
         def add(connection: sqlite3.Connection) -> None:
             self._set_durability(durable=True)
-            with _Transaction(connection):
+            with Transaction(connection):
                 number = connection.execute(
                     "insert into conversation (id, created_at) values (?, ?)", (conversation_id, time.time())
                 ).lastrowid
@@ -224,7 +189,7 @@ class LogFile:
                 return
             self._set_durability(durable=any(row.durable for batch in batches for row in batch.rows))
             try:
-                with _Transaction(connection):
+                with Transaction(connection):
                     _insert(connection, batches)
             except sqlite3.IntegrityError as exc:
                 for batch in batches:
@@ -275,81 +240,13 @@ class LogFile:
         )
         return [Heading(*row) for row in rows]
 
-    def _make(self) -> None:
-        try:
-            if not self.path.parent.exists():
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite gives the files beside it (-wal, -shm) the same rights.
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-            finally:
-                os.close(descriptor)
-        except OSError as exc:
-            raise StoreError(
-                f"The store {str(self.path)!r} can't be opened for writing: {exc.strerror}. "
-                "Nothing was changed. Make the file and its folder writable, or name another file."
-            ) from exc
-        if not regular:
-            raise StoreError(f"The store {str(self.path)!r} is no file. Name another one.")
-
-    def _keep_private(self) -> None:
-        for name in (self.path, f"{self.path}-wal", f"{self.path}-shm"):
-            try:
-                if os.name == "posix" and os.stat(name).st_mode & 0o077:
-                    os.chmod(name, 0o600)
-            except FileNotFoundError:
-                pass  # the files beside it come and go
-            except OSError as exc:
-                raise StoreError(
-                    f"The store {str(name)!r} can be read by others, and that can't be changed: {exc.strerror}. "
-                    "Let it belong to you, or name another file."
-                ) from exc
-
     def _connect(self, opened: ExitStack) -> sqlite3.Connection:
         try:
-            connection = sqlite3.connect(
-                f"file:{quote(str(self.path.absolute()))}?mode=rw",  # SQLite itself never makes the file
-                uri=True,
-                timeout=0,  # waiting is our affair: SQLite would sleep where nobody can stop it
-                isolation_level=None,
-                check_same_thread=False,  # each connection has its lock
-            )
+            connection = connect(self.path)
         except sqlite3.Error as exc:
             raise store_error(exc, self.path, self._busy_seconds) from exc
         opened.callback(connection.close)
         return connection
-
-    def _claim(self, connection: sqlite3.Connection) -> None:
-        """See whether the file is ours, and make it so if it is empty. A foreign one is only read."""
-        if not self._is_ours(connection):
-            mode = connection.execute("pragma journal_mode = wal").fetchone()[0]
-            if mode != "wal":  # pragma: no cover - needs a network drive
-                raise StoreError(
-                    f"The store {str(self.path)!r} is on a file system that can't share memory, such as a network "
-                    "drive. Keep it on a local disk."
-                )
-            with _Transaction(connection):
-                if not self._is_ours(connection):  # another process may have been faster
-                    for statement in SCHEMA:
-                        connection.execute(statement)
-
-    def _is_ours(self, connection: sqlite3.Connection) -> bool:
-        application_id = connection.execute("pragma application_id").fetchone()[0]
-        version = connection.execute("pragma user_version").fetchone()[0]
-        if application_id == APPLICATION_ID:
-            if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"The store {str(self.path)!r} was written by a newer version of this program (its format is "
-                    f"{version}, this version knows {SCHEMA_VERSION}). It was not changed. Upgrade to read it."
-                )
-            return True
-        tables = connection.execute("select count(*) from sqlite_master").fetchone()[0]
-        if application_id or version or tables:
-            raise StoreError(
-                f"{str(self.path)!r} is another program's database. It was not changed. Name another file."
-            )
-        return False
 
     def _set_durability(self, *, durable: bool) -> None:
         if durable is not self._writes_durably:
@@ -387,28 +284,6 @@ class LogFile:
                     raise store_error(exc, self.path, self._busy_seconds) from exc
             wait(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-
-class _Transaction:
-    """`BEGIN IMMEDIATE` to `COMMIT`. The right to write is taken at once: it can't be had later without a race."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-
-    def __enter__(self) -> None:
-        self._connection.execute("begin immediate")
-
-    def __exit__(self, kind: object, exc: object, traceback: object) -> None:
-        try:
-            if kind is None:
-                self._connection.execute("commit")
-        finally:
-            if self._connection.in_transaction:  # SQLite ends it by itself on some errors, not on all
-                self._connection.execute("rollback")
-
-
-def _keep_little(connection: sqlite3.Connection) -> None:
-    connection.execute(f"pragma cache_size = -{CACHE_KIB}")
 
 
 def _insert(connection: sqlite3.Connection, batches: Sequence[Batch]) -> None:

@@ -10,8 +10,9 @@ import anyio
 
 from aiwrapper._core.errors import StoreError
 from aiwrapper.chat._security import Message, Receive, Send
+from aiwrapper.chat._shapes import dump
 from aiwrapper.chat._state import ChatState
-from aiwrapper.chat._view import ChatView, dump
+from aiwrapper.chat._view import ChatView
 from aiwrapper.chat.data import ChatAppData
 from aiwrapper.store import UnknownConversation
 from cancel_token import CancelToken

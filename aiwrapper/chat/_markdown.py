@@ -13,22 +13,17 @@ strategy" of version 0.31.2): it is found line by line, and a block that is clos
 5. Work is linear in the text, however it is cut into deltas: a large tail is looked at again only once it has grown by
    a share of itself, and a block of more than `MAX_BLOCK_CHARACTERS` is cut.
 
-What a model says is hostile input. HTML in it is text, images become links (one that loads by itself tells a stranger
-what was said), and whole blocks then pass an allow-list of tags that cannot run, load, submit or cover anything.
+`_rendering.py` makes HTML of a block, and sees to it that it is fit for the page.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import nh3
 from attrs import field, frozen
-from markdown_it import MarkdownIt
-from markdown_it.rules_core import StateCore
 from markdown_it.token import Token
 
 from aiwrapper._core.text import well_formed
+from aiwrapper.chat._rendering import rendered, structure
 
 MAX_BLOCK_CHARACTERS: Final = 16_384
 """A longer block is shown as several. Chosen by hand: far above what models say in one paragraph, list or table, and
@@ -41,26 +36,6 @@ chosen by hand: ordinary blocks change with every delta, and no text costs more 
 
 _MAX_PROLOGUE_CHARACTERS: Final = 1024
 """What is repeated in front of the rest of a cut table or code block: its head. A longer one is not repeated."""
-
-_TAGS: Final = frozenset(
-    (
-        *("blockquote", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "ul"),
-        *("a", "br", "code", "del", "em", "strong"),
-        *("table", "tbody", "td", "th", "thead", "tr"),
-    )
-)
-_ATTRIBUTES: Final = {
-    "a": {"href", "title"},
-    "code": {"class"},
-    "ol": {"start"},
-    "td": {"class"},
-    "th": {"class"},
-}
-_CLASSES: Final = {
-    "code": re.compile(r"language-[\w+#.-]{1,40}"),
-    "td": re.compile(r"align-(left|center|right)"),
-    "th": re.compile(r"align-(left|center|right)"),
-}
 
 
 @frozen
@@ -154,7 +129,7 @@ class MarkdownBlocks:
         while self._tail.find("\n", max(at, self._parsed_lines_to)) >= 0 or self._is_full(at):
             window = self._tail[at : at + self._max_block_characters]
             whole_lines = window[: window.rfind("\n") + 1]
-            blocks = _top_level(_scanner().parse(self._prologue + whole_lines))
+            blocks = structure(self._prologue + whole_lines)
             end = _closed_to(blocks, self._prologue + whole_lines) - len(self._prologue)
             prologue = ""
             if end <= 0:
@@ -178,7 +153,7 @@ class MarkdownBlocks:
     def _close(self, text: str, changes: "_Changes") -> None:
         region = _Region(self._prologue + text, self._closed)
         scope = _Scope(self._definitions)
-        for html in _render(region.source, scope):
+        for html in rendered(region.source, scope):
             changes.set(self._closed, html)
             self._closed += 1
         new = scope.defined.keys() - self._definitions.keys()
@@ -195,7 +170,7 @@ class MarkdownBlocks:
             return
         for region in [region for region in self._regions if region.missed & labels]:
             scope = _Scope(self._definitions)
-            for offset, html in enumerate(_render(region.source, scope)):
+            for offset, html in enumerate(rendered(region.source, scope)):
                 changes.set(region.first + offset, html)
             region.missed.clear()
             region.missed.update(scope.missed)
@@ -203,7 +178,7 @@ class MarkdownBlocks:
 
     def _render_tail(self, changes: "_Changes") -> None:
         count = self._closed
-        for html in _render(self._prologue + self._tail, _Scope(self._definitions)):
+        for html in rendered(self._prologue + self._tail, _Scope(self._definitions)):
             changes.set(count, html)
             count += 1
         changes.truncate(count)
@@ -288,16 +263,6 @@ def _plain_lines(text: str) -> str:
     return well_formed(text).replace("\r\n", "\n").replace("\r", "\n").replace("\0", "\ufffd")
 
 
-def _top_level(tokens: Iterable[Token]) -> list[list[Token]]:
-    """The tokens of each top-level block."""
-    blocks: list[list[Token]] = []
-    for token in tokens:
-        if token.level == 0 and token.nesting >= 0:
-            blocks.append([])
-        blocks[-1].append(token)
-    return blocks
-
-
 def _lines_of(block: Sequence[Token]) -> tuple[int, int]:
     """First line and line after the last one."""
     lines = block[0].map
@@ -344,72 +309,3 @@ def _cut(blocks: Sequence[Sequence[Token]], prologue: str, window: str) -> tuple
 
 def _offset(lines: Sequence[str], line: int) -> int:
     return sum(len(each) + 1 for each in lines[:line])
-
-
-def _render(text: str, scope: _Scope) -> Iterator[str]:
-    """The top-level blocks of a text, sanitised one by one."""
-    parser, cleaner = _parser(), _cleaner()
-    env = {"references": scope}
-    for block in _top_level(parser.parse(text, env)):
-        yield cleaner.clean(parser.renderer.render(block, parser.options, env))
-
-
-@cache
-def _parser() -> MarkdownIt:
-    # A model's line breaks are meant, in poems and addresses, and people read them so in every other chat.
-    parser = MarkdownIt("js-default", {"html": False, "breaks": True, "maxNesting": 20})
-    parser.core.ruler.push("page", _fit_for_the_page)
-    return parser
-
-
-@cache
-def _scanner() -> MarkdownIt:
-    """A parser for the block structure only."""
-    return MarkdownIt("js-default", {"html": False, "maxNesting": 20}).disable("inline")
-
-
-@cache
-def _cleaner() -> nh3.Cleaner:
-    return nh3.Cleaner(
-        tags=set(_TAGS),
-        attributes=_ATTRIBUTES,
-        attribute_filter=_filter_attribute,
-        url_schemes={"http", "https", "mailto"},
-        url_relative="deny",
-        link_rel="noopener noreferrer",
-        set_tag_attribute_values={"a": {"target": "_blank"}},
-    )
-
-
-def _filter_attribute(tag: str, name: str, value: str) -> str | None:
-    if name == "class" and not _CLASSES[tag].fullmatch(value):
-        return None
-    return value
-
-
-def _fit_for_the_page(state: StateCore) -> None:
-    """Headings stand below the page's own two, columns are aligned by class, images become links."""
-    for token in state.tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-        elif token.type in ("th_open", "td_open") and (style := token.attrs.pop("style", None)):
-            token.attrSet("class", str(style).replace("text-align:", "align-"))
-        elif token.children:
-            token.children = list(_without_images(token.children))
-
-
-def _without_images(tokens: Iterable[Token]) -> Iterator[Token]:
-    in_link = False
-    for token in tokens:
-        if token.type == "image":
-            text = Token("text", "", 0, content=token.content or "image")
-            if in_link:
-                yield text
-            else:
-                yield Token("link_open", "a", 1, attrs={"href": token.attrs["src"]})
-                yield text
-                yield Token("link_close", "a", -1)
-            continue
-        if token.type in ("link_open", "link_close"):
-            in_link = token.nesting > 0
-        yield token

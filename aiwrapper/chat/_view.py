@@ -1,4 +1,4 @@
-"""What a page has to be told to be up to date. docs/chatapp.md has the shapes.
+"""What a page has to be told to be up to date.
 
 A view remembers what one page has been told and says what is new, in one object: a *change*. Everything in it is an
 upsert, so a change that comes twice does no harm. What it costs depends on what is new, not on what there is:
@@ -8,25 +8,15 @@ upsert, so a change that comes twice does no harm. What it costs depends on what
 3. When that message is closed, what it became is told as far as it differs.
 """
 
-import json
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
-import msgspec
-
-from aiwrapper._core.conversation import RunReport
 from aiwrapper._core.log import ReasoningDelta, TextDelta, ToolCallArguments, ToolCallReady, ToolFinished
 from aiwrapper._core.messages import (
     AssistantMessage,
     CutCall,
-    Image,
-    Message,
-    Reasoning,
-    Text,
     ToolCall,
     ToolMessage,
-    ToolResult,
     UserMessage,
-    UserPart,
 )
 from aiwrapper._core.runs import OpenRun
 from aiwrapper._core.text import is_blank
@@ -40,22 +30,21 @@ from aiwrapper._core.turns import (
     TextSlot,
     tool_result,
 )
-from aiwrapper.chat._attachments import attached_text, image_hash, text_hash
 from aiwrapper.chat._markdown import MarkdownBlocks, Update, render
+from aiwrapper.chat._shapes import (
+    Json,
+    call_part,
+    chat_header,
+    closed_parts,
+    ended_run,
+    finished_call_part,
+    message_header,
+    user_part,
+)
 from aiwrapper.chat._state import ChatState, shown_id
 
 QUICK_CHARACTERS: Final = 2048
 """How much text is told without a thread of its own; by hand: some milliseconds of rendering at worst."""
-
-Json: TypeAlias = dict[str, Any]  # Any: JSON for the page
-
-
-def dump(change: Json) -> bytes:
-    """A change as JSON in one line."""
-    try:
-        return msgspec.json.encode(change)
-    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold as an escape
-        return json.dumps(change).encode()
 
 
 class ChatView:
@@ -83,12 +72,12 @@ class ChatView:
         change: Json = {}
         told_runs, runs = len(self._told.log.runs), state.log.runs
         if len(runs) > told_runs:
-            change["runs"] = [_run(runs[place], state) for place in range(told_runs, len(runs))]
+            change["runs"] = [ended_run(runs[place], state) for place in range(told_runs, len(runs))]
         messages: list[Json] = []
         changes = _Changes()
         self._close(state, messages, changes)
         self._grow(state, messages, changes)
-        header = _header(self._chat_id, state, stopping=stopping)
+        header = chat_header(self._chat_id, state, stopping=stopping)
         if self._open is not None and self._open.is_told:
             header["head_id"] = self._open.id
         if header != self._header:
@@ -136,14 +125,16 @@ class ChatView:
             message = every[place]
             match message:
                 case UserMessage():
-                    header = _message(message.id, shown_id(conversation, message.parent_id), "user")
-                    parts = [_user_part(part, self._chat_id) for part in message.parts]
+                    header = message_header(message.id, shown_id(conversation, message.parent_id), "user")
+                    parts = [user_part(part, self._chat_id) for part in message.parts]
                     messages.append({**header, "synthetic": message.synthetic, "parts": parts})
                 case AssistantMessage():
-                    header = _message(message.id, shown_id(conversation, message.parent_id), "assistant")
+                    header = message_header(
+                        message.id, shown_id(conversation, message.parent_id), "assistant"
+                    )
                     header["state"] = "stopped" if message.stopped else "whole"
                     follower = every[place + 1] if place + 1 < len(every) else None
-                    shapes = _shapes(message, follower)
+                    shapes = closed_parts(message, follower)
                     opened, is_it = self._open, self._open is not None and self._open.id == message.id
                     if opened is None or not is_it or not opened.close(message, shapes, changes):
                         header["parts"] = [
@@ -222,7 +213,7 @@ class _OpenMessage:
         if not self._told and not any(_is_kept(slot) for slot in self._slots.all):
             return  # if it ended now, there would be no message
         if not self._told:
-            message = _message(self.id, self._parent_id, "assistant")
+            message = message_header(self.id, self._parent_id, "assistant")
             messages.append({**message, "state": "open", "parts": []})
         for part, slot in enumerate(self._slots.all):
             self._tell(part, self._part(slot, run, turn), changes)
@@ -288,11 +279,11 @@ class _OpenMessage:
                 call_id = f"{run.run_id}.{turn.number}.{slot.index}"
                 arguments = "".join(slot.pieces)
                 if slot.ready is None:
-                    return _call(slot.name, arguments, "writing", call_id)
+                    return call_part(slot.name, arguments, "writing", call_id)
                 if turn.outcome(slot.index) is not None:
-                    return _finished(slot.name, arguments, tool_result(turn, call_id, slot.index))
+                    return finished_call_part(slot.name, arguments, tool_result(turn, call_id, slot.index))
                 state = "running" if turn.is_started(slot.index) else "waiting"
-                return _call(slot.name, arguments, state, call_id)
+                return call_part(slot.name, arguments, state, call_id)
             case _:
                 assert_never(slot)
 
@@ -315,111 +306,6 @@ def _characters(entry: InTurn) -> int:
             return 0
 
 
-def _header(chat_id: str, state: ChatState, *, stopping: bool) -> Json:
-    settings = state.configuration
-    return {
-        "id": chat_id,
-        "title": state.log.title,
-        "deleted": state.log.deleted,
-        "head_id": state.shown_head_id,
-        "settings": {
-            "model": settings.model,
-            "instructions": settings.instructions,
-            "tools": settings.tools,
-        },
-        "run": None if state.log.run is None else _open_run(state.log.run, state, stopping=stopping),
-    }
-
-
-def _open_run(run: OpenRun, state: ChatState, *, stopping: bool) -> Json:
-    retry = None
-    if stopping:
-        doing = "stopping"
-    elif state.retry is not None:
-        doing = "retrying"
-        retry = {
-            "attempt": state.retry.attempt,
-            "seconds": state.retry.seconds,
-            "error": state.retry.error,
-        }
-    elif run.turn is not None and run.turn.is_whole and _has_started(run.run_id, run.turn):
-        doing = "running_tool"
-    elif run.turn is not None and len(run.turn.entries):
-        doing = "streaming"
-    else:
-        doing = "starting"
-    return {"id": run.run_id, "message_id": state.origins.get(run.run_id), "state": doing, "retry": retry}
-
-
-def _has_started(run_id: str, turn: OpenTurn) -> bool:
-    """Whether a tool has: between the answer's end and that, the log is on its way to the disk."""
-    return any(turn.is_started(index) for index, _ in turn.calls(run_id))
-
-
-def _run(report: RunReport, state: ChatState) -> Json:
-    return {
-        "id": report.run_id,
-        "message_id": state.origins.get(report.run_id),
-        "status": report.status,
-        "reason": report.reason,
-        "message": report.message,
-        "where": report.where,
-        "usage": {
-            "input_tokens": report.usage.input_tokens,
-            "output_tokens": report.usage.output_tokens,
-            "complete": report.usage.complete,
-        },
-    }
-
-
-def _message(message_id: str, parent_id: str | None, role: str) -> Json:
-    run_id = message_id.partition(".")[0] if role == "assistant" else None
-    return {
-        "id": message_id,
-        "parent_id": parent_id,
-        "role": role,
-        "run_id": run_id,
-        "state": "whole",
-        "synthetic": False,
-    }
-
-
-def _user_part(part: UserPart, chat_id: str) -> Json:
-    if isinstance(part, Image):
-        digest = image_hash(part)
-        url = f"api/chats/{chat_id}/attachments/{digest}"
-        return {"kind": "image", "url": url, "media_type": part.media_type, "hash": digest}
-    name, text = attached_text(part)
-    if name is None:
-        return {"kind": "text", "text": text}
-    return {"kind": "file", "name": name, "text": text, "hash": text_hash(text)}
-
-
-def _shapes(message: AssistantMessage, follower: Message | None) -> list[Json]:
-    """The parts of a closed message, those with Markdown without their blocks."""
-    results: dict[str, ToolResult] = {}
-    if isinstance(follower, ToolMessage) and follower.parent_id == message.id:
-        results = {result.call_id: result for result in follower.results}
-    shapes: list[Json] = []
-    for part in message.parts:
-        match part:
-            case Text():
-                shapes.append({"kind": "text"})
-            case Reasoning():
-                shapes.append({"kind": "reasoning", "complete": part.complete})
-            case ToolCall():
-                result = results.get(part.id)
-                shapes.append(
-                    _call(part.name, part.arguments, "waiting", part.id)
-                    if result is None
-                    else _finished(part.name, part.arguments, result)
-                )
-            case _:
-                assert_never(part)
-    shapes += [_call(call.name, call.arguments, "writing") for call in message.cut_calls]
-    return shapes
-
-
 def _is_kept(slot: Slot) -> bool:
     """Whether there will be a message, whatever else comes (C5)."""
     match slot:
@@ -431,23 +317,3 @@ def _is_kept(slot: Slot) -> bool:
             return slot.ready is not None
         case _:
             assert_never(slot)
-
-
-def _finished(name: str, arguments: str, result: ToolResult) -> Json:
-    return {
-        **_call(name, arguments, "finished", result.call_id),
-        "outcome": result.outcome,
-        "result": result.content,
-    }
-
-
-def _call(name: str, arguments: str, state: str, call_id: str | None = None) -> Json:
-    return {
-        "kind": "tool_call",
-        "id": call_id,
-        "name": name,
-        "arguments": arguments,
-        "state": state,
-        "outcome": None,
-        "result": None,
-    }

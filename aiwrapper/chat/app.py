@@ -46,8 +46,9 @@ from aiwrapper.chat._requests import (
 )
 from aiwrapper.chat._security import Guard, Message, Receive
 from aiwrapper.chat._security import Send as SendMessage
+from aiwrapper.chat._shapes import dump
 from aiwrapper.chat._state import ChatState, Configuration
-from aiwrapper.chat._view import ChatView, dump
+from aiwrapper.chat._view import ChatView
 from aiwrapper.chat.data import ChatAppData
 from aiwrapper.chat.wrap import WrapChatAgent
 from aiwrapper.store import UnknownConversation

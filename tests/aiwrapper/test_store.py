@@ -35,7 +35,7 @@ from aiwrapper._core.log import (
     UserMessageAdded,
 )
 from aiwrapper._core.messages import Image, Producer, Text
-from aiwrapper._log_file import APPLICATION_ID, SCHEMA_VERSION
+from aiwrapper._log_opening import APPLICATION_ID, SCHEMA_VERSION
 from aiwrapper._log_writer import BATCH_SECONDS
 from aiwrapper.store import ConversationLog, Store, UnknownConversation, Written
 from aiwrapper.testing.logs import logs

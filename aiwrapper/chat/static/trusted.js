@@ -1,7 +1,7 @@
 // The only place where text becomes markup. The page's Content-Security-Policy allows this one Trusted Types policy, so
 // no other line of ours can hand a string to the HTML parser, by mistake or otherwise.
 //
-// What goes in is the HTML of one block, as the server rendered and sanitised it (`_markdown.py`), whole and never a delta.
+// What goes in is the HTML of one block, as the server rendered and sanitised it (`_rendering.py`), whole and never a delta.
 
 const identity = { createHTML: (html) => html };
 const policy = globalThis.trustedTypes?.createPolicy("rendered-by-the-server", identity) ?? identity;

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiwrapper._core.text import well_formed
-from aiwrapper.chat import _markdown
+from aiwrapper.chat import _rendering
 from aiwrapper.chat._markdown import MAX_BLOCK_CHARACTERS, MarkdownBlocks, Update, render
 from tests.aiwrapper.chat.hostile import HOSTILE
 
@@ -98,7 +98,7 @@ def grow(
 def at_once(text: str) -> str:
     """The whole text in one go, without a thought of blocks: what must come out."""
     plain = well_formed(text)
-    return _markdown._cleaner().clean(_markdown._parser().render(plain))
+    return _rendering._cleaner().clean(_rendering._parser().render(plain))
 
 
 @settings(max_examples=400, deadline=None)
@@ -230,7 +230,7 @@ class Elements(html.parser.HTMLParser):
 
 def assert_harmless(text: str) -> None:
     for tag, attributes in Elements(text).found:
-        assert tag in _markdown._TAGS
+        assert tag in _rendering._TAGS
         assert {"a": {"href", "title", "rel", "target"}, "ol": {"start"}}.get(
             tag, {"class"}
         ) >= attributes.keys()
@@ -258,4 +258,4 @@ def test_hostile_texts_in_each_other_come_out_harmless(texts: list[str]) -> None
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_sanitiser_alone_takes_out_what_is_hostile(name: str) -> None:
     """The parser escapes all HTML; should it ever let some through, there is a second wall."""
-    assert_harmless(_markdown._cleaner().clean(well_formed(HOSTILE[name])))
+    assert_harmless(_rendering._cleaner().clean(well_formed(HOSTILE[name])))

@@ -22,8 +22,9 @@ from aiwrapper._core.log import (
     UserMessageAdded,
 )
 from aiwrapper._core.messages import Image, Producer, Text
+from aiwrapper.chat._shapes import dump
 from aiwrapper.chat._state import ChatState, advanced
-from aiwrapper.chat._view import ChatView, dump
+from aiwrapper.chat._view import ChatView
 from aiwrapper.testing.logs import honest_logs, logs
 from tests.aiwrapper.chat.servers import Json, Page
 
