@@ -17,28 +17,36 @@ What holds, at any time and in any thread or process:
    one is going on, that one never hears of it.
 5. *Asking twice is asking once.* What asks for an answer carries the run's id, which is made by whoever asks.
 
-`_state.py` is what a chat is at one position, `_holding.py` sees to 2, 4 and 5, `_telling.py` and `_peers.py` tell of
-changes, `wrap.py` answers.
+`_state.py` is what a chat is at one position, `_branches.py` what is written where, `_holding.py` sees to 2, 4 and 5,
+`_telling.py` and `_peers.py` tell of changes, `wrap.py` answers.
 """
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from attrs import evolve
 
-from aiwrapper._core.conversation import Conversation, continue_
 from aiwrapper._core.errors import StoreError
-from aiwrapper._core.log import Configured, Deleted, Entry, HeadMoved, Titled, UserMessageAdded
-from aiwrapper._core.messages import Message, UserMessage
+from aiwrapper._core.log import Configured, Deleted, Entry, HeadMoved, Titled
+from aiwrapper._core.messages import Message
 from aiwrapper._core.text import well_formed
-from aiwrapper.chat._answering import Answerer, Asked, StopReceipt, UnknownMessage
+from aiwrapper.chat._answering import Answerer, Asked, StopReceipt
 from aiwrapper.chat._attachments import Attachment, Attachments
+from aiwrapper.chat._branches import (
+    Asking,
+    editing,
+    going_on,
+    known_message,
+    newest_leaf,
+    retrying,
+    said_id,
+    sending,
+)
 from aiwrapper.chat._holding import Holding
 from aiwrapper.chat._state import ChatState, Configuration, advanced, configuration
 from aiwrapper.model_spec import Said, new_id, user_message
@@ -150,7 +158,7 @@ class ChatAppData:
         Raises:
             UnknownMessage: the chat has none of this id.
         """
-        return _known(self.state(chat_id).conversation, message_id)
+        return known_message(self.state(chat_id).conversation, message_id)
 
     def is_stopping(self, chat_id: str, run_id: str) -> bool:
         """Whether this process has been asked to stop the run, or stops it by itself."""
@@ -264,12 +272,7 @@ class ChatAppData:
             ValueError: there is nothing in what the user says, or the run's id can't be one.
         """
         run_id = _run_id(run_id)
-        message = user_message(said, message_id=_said_id(run_id))
-
-        def entries(conversation: Conversation) -> Iterable[Entry]:
-            yield evolve(message, parent_id=conversation.head_id)
-
-        return self._ask(chat_id, run_id, entries)
+        return self._ask(chat_id, run_id, sending(user_message(said, message_id=said_id(run_id))))
 
     def edit_message(self, chat_id: str, message_id: str, said: Said, *, run_id: str | None = None) -> Asked:
         """Say something else instead of a user's message, on a new branch beside it, and have it answered.
@@ -279,17 +282,8 @@ class ChatAppData:
             Running: and the other errors of `send_message`.
         """
         run_id = _run_id(run_id)
-        message = user_message(said, message_id=_said_id(run_id))
-
-        def entries(conversation: Conversation) -> Iterable[Entry]:
-            edited = _known(conversation, message_id)
-            if not isinstance(edited, UserMessage):
-                raise UnknownMessage(f"{message_id!r} is not the user's message")
-            if edited.parent_id is None:
-                yield HeadMoved(None)
-            yield evolve(message, parent_id=edited.parent_id)
-
-        return self._ask(chat_id, run_id, entries)
+        message = user_message(said, message_id=said_id(run_id))
+        return self._ask(chat_id, run_id, editing(message_id, message))
 
     def retry_message(self, chat_id: str, message_id: str, *, run_id: str | None = None) -> Asked:
         """Have a user's message answered anew, or the one before an answer. What was answered stays, as a branch.
@@ -298,17 +292,7 @@ class ChatAppData:
             UnknownMessage: there is none of this id, or no user's message before it.
             Running: and the other errors of `send_message`.
         """
-
-        def entries(conversation: Conversation) -> Iterable[Entry]:
-            said: Message | None = _known(conversation, message_id)
-            while said is not None and not isinstance(said, UserMessage):
-                said = conversation.message(said.parent_id)
-            if said is None:
-                raise UnknownMessage(f"no user's message is before {message_id!r}")
-            if conversation.head_id != said.id:
-                yield HeadMoved(said.id)
-
-        return self._ask(chat_id, _run_id(run_id), entries)
+        return self._ask(chat_id, _run_id(run_id), retrying(message_id))
 
     def continue_message(self, chat_id: str, *, run_id: str | None = None) -> Asked:
         """Let the model go on behind the head, as `ChatAgent.continue_` does.
@@ -317,17 +301,7 @@ class ChatAppData:
             UnknownMessage: nothing has been said yet.
             Running: and the other errors of `send_message`.
         """
-
-        def entries(conversation: Conversation) -> Iterable[Entry]:
-            if conversation.head is None:
-                raise UnknownMessage("nothing has been said yet that the model could go on from")
-            message = continue_(conversation)
-            if message is not None:
-                yield UserMessageAdded(
-                    message.id, message.parts, parent_id=message.parent_id, synthetic=True, at=time.time()
-                )
-
-        return self._ask(chat_id, _run_id(run_id), entries)
+        return self._ask(chat_id, _run_id(run_id), going_on)
 
     def stop_message(self, chat_id: str, run_id: str, message: str = "") -> StopReceipt:
         """Stop this run and no other. Never waits for it; any number of times.
@@ -355,7 +329,7 @@ class ChatAppData:
         """
         with self._changing(chat_id) as (log, state):
             conversation = state.log.conversation
-            leaf = _newest_leaf(conversation, _known(conversation, message_id).id)
+            leaf = newest_leaf(conversation, known_message(conversation, message_id).id)
             if conversation.head_id != leaf:
                 log.append(HeadMoved(leaf))
             return log.written
@@ -406,7 +380,7 @@ class ChatAppData:
         """
         self._holding.answer_with(answerer)
 
-    def _ask(self, chat_id: str, run_id: str, entries: Callable[[Conversation], Iterable[Entry]]) -> Asked:
+    def _ask(self, chat_id: str, run_id: str, entries: Asking) -> Asked:
         """Write what asks for an answer, and have it answered, unless this has been asked before."""
         self.state(chat_id)  # raises for a chat that is no more
         log = self._holding.open(chat_id, run_id)
@@ -414,7 +388,7 @@ class ChatAppData:
             return log
         try:
             conversation = self._holding.mended(log).log.conversation
-            said = conversation.message(_said_id(run_id))
+            said = conversation.message(said_id(run_id))
             # It is here and was not answered if the process died in between, and whoever asked asks again.
             for entry in entries(conversation) if said is None else [HeadMoved(said.id)]:
                 log.append(entry)
@@ -460,28 +434,6 @@ def _run_id(given: str | None) -> str:
     if not _RUN_ID.fullmatch(run_id):
         raise ValueError(f"a run's id has up to 64 letters, digits, - and _; not {run_id!r}")
     return run_id
-
-
-def _said_id(run_id: str) -> str:
-    """The id of the user's message that a run was begun with: saying it again under the same run's id adds nothing."""
-    return f"{run_id}.said"
-
-
-def _known(conversation: Conversation, message_id: str) -> Message:
-    message = conversation.message(message_id)
-    if message is None:
-        raise UnknownMessage(f"the chat has no message {message_id!r}")
-    return message
-
-
-def _newest_leaf(conversation: Conversation, message_id: str) -> str:
-    """The message added last among those below a message that nothing follows; the message itself if none is."""
-    leaf, below = message_id, {message_id}
-    for message in conversation.all_messages:  # parents before their children
-        if message.parent_id in below:
-            below.add(message.id)
-            leaf = message.id
-    return leaf
 
 
 def _dump(settings: Configuration) -> str:
