@@ -154,10 +154,13 @@ export class Following {
     if (this.#early) return this.#early.push(told);
     if (this.#joinsOn(told)) return this.#take(told.kind, told.event);
     this.#early = [told];
-    await this.#on.missed();
-    const early = this.#early;
-    this.#early = null;
-    for (const each of early) if (this.#joinsOn(each)) this.#take(each.kind, each.event);
+    try {
+      await this.#on.missed();
+    } finally {
+      const early = this.#early;
+      this.#early = null;
+      for (const each of early) if (this.#joinsOn(each)) this.#take(each.kind, each.event);
+    }
   }
 
   #joinsOn({ kind, since }) {
