@@ -132,7 +132,7 @@ class AsyncioWakeUps(WakeUps):
         if loop is None:
             return
         try:
-            loop.call_soon_threadsafe(self._serve)
+            loop.call_soon_threadsafe(self.serve)
         except RuntimeError as error:
             if not loop.is_closed():
                 report_unraisable(error, loop)
@@ -149,7 +149,7 @@ class AsyncioBinding(Binding):
     __slots__ = ("_loop",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wake_ups: AsyncioWakeUps) -> None:
-        super().__init__(wake_ups)
+        super().__init__(wake_ups, loop.call_soon_threadsafe)
         self._loop = loop
 
     @classmethod

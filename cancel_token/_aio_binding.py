@@ -62,26 +62,25 @@ class WakeUps(ABC):
     To ring costs a system call and more, and trio holds a lock meanwhile: thousands of threads that do so for
     themselves stand in each other's way, and in the loop's.
 
-    1. Whoever has a wake-up *puts it among the due first and then looks* whether somebody has rung in this round.
-    2. The loop *begins a new round first and then takes* what is due. At least one of them sees the other.
+    1. Whoever has a wake-up *puts it among the due first and then looks* whether somebody rings already.
+    2. The loop *says first that nobody rings any more and then takes* what is due. At least one of them sees the other.
     3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
     """
 
-    __slots__ = ("__weakref__", "due", "forks", "round", "rung")
+    __slots__ = ("__weakref__", "due", "forks", "silent")
 
     def __init__(self) -> None:
         self.due: deque[Binding] = deque()
         self.forks = len(forks)
-        self.round = 0  # written in the loop's thread only
-        self.rung = -1  # the round in which somebody has rung
+        self.silent = True  # False: somebody has rung and was not heard yet, or is about to ring
 
     @abstractmethod
     def ring(self) -> None:
-        """Have the loop call `_serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
+        """Have the loop call `serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Wake everybody whose wake-up is due. In the loop's thread."""
-        self.round += 1
+        self.silent = True
         due = self.due
         try:
             left = len(due)  # whoever comes meanwhile rings again
@@ -94,7 +93,7 @@ class WakeUps(ABC):
 
     def _forget(self) -> None:
         """Nobody waits any more."""
-        self.rung = -1  # so that whoever comes later comes here, too
+        self.silent = True  # so that whoever comes later comes here, too
         self.due.clear()
 
 
@@ -105,12 +104,16 @@ class Binding(Waker):
     itself what hangs on the token.
     """
 
-    __slots__ = ("_wake_ups", "wake")
+    __slots__ = ("_entry", "_serve", "_wake_ups", "wake")
 
+    _entry: Callable[[Callable[[], object]], object]  # the loop's thread-safe one, by which `ring` goes, too
+    _serve: Callable[[], object]  # what it is to call
     wake: Callable[[], object]  # called in the loop's thread; more often than it was asked for does no harm
 
-    def __init__(self, wake_ups: WakeUps) -> None:
+    def __init__(self, wake_ups: WakeUps, entry: Callable[[Callable[[], object]], object]) -> None:
         self._wake_ups = wake_ups
+        self._serve = wake_ups.serve
+        self._entry = entry
         self.wake = nobody
 
     def release(self) -> None:
@@ -123,14 +126,14 @@ class Binding(Waker):
         if len(forks) != wake_ups.forks:
             return
         wake_ups.due.append(self)
-        now = wake_ups.round
-        if wake_ups.rung != now:
+        if wake_ups.silent:
             try:  # before the mark, so that no interruption comes between it and the ring
-                wake_ups.rung = now
+                wake_ups.silent = False
+                self._entry(self._serve)  # what `ring` does
+            except BaseException as error:
                 wake_ups.ring()
-            except BaseException:
-                wake_ups.ring()
-                raise
+                if not isinstance(error, RuntimeError):  # the loop has ended, as `ring` has found, too
+                    raise
 
     @abstractmethod
     async def sleep(self) -> None:

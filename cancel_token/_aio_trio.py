@@ -26,7 +26,7 @@ class TrioWakeUps(WakeUps):
 
     def ring(self) -> None:
         try:
-            self.entry.run_sync_soon(self._serve)
+            self.entry.run_sync_soon(self.serve)
         except trio.RunFinishedError:
             self._forget()
 
@@ -47,7 +47,7 @@ class TrioBinding(Binding):
         if wake_ups is None:
             wake_ups = TrioWakeUps()
             _of_this_run.set(wake_ups)
-        return cls(wake_ups)
+        return cls(wake_ups, wake_ups.entry.run_sync_soon)
 
     async def sleep(self) -> None:
         self.wake = partial(self._go_on, trio.lowlevel.current_task())

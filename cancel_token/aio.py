@@ -30,9 +30,13 @@ import anyio.lowlevel
 from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding
 from cancel_token._errors import Cancelled, CancelReason
 from cancel_token._token import CancelToken
+from cancel_token._tree import unpin
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_PERHAPS_OURS = (Cancelled, BaseExceptionGroup)
+"""What may hold a stop that somebody raised who has checked the token."""
 
 
 class _TokenScope:
@@ -78,20 +82,29 @@ class _TokenScope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        self.token.remove_waker(
-            self._binding
-        )  # one that is under way only cancels a scope that has been left
+        token = self.token
+        # What `remove_waker()` does, but its call would be waited for. A wake-up that is under way only cancels a scope
+        # that has been left.
+        held = token._held
+        held.pop(self._binding, None)
+        if not held and token._links:
+            unpin(token)
         scope = self._scope
-        if error is None or not isinstance(error, (Cancelled, BaseExceptionGroup)):
-            swallowed = bool(scope.__exit__(kind, error, traceback))
-            if self._fails and scope.cancelled_caught and swallowed:
-                raise Cancelled(self.token)
-            return swallowed
         left: BaseException | None
         try:
-            left = None if scope.__exit__(kind, error, traceback) else error
+            swallowed = bool(scope.__exit__(kind, error, traceback))
         except BaseException as rest:  # it has taken its own cancellation out of a group
+            if not isinstance(error, _PERHAPS_OURS):
+                raise
             left = rest
+        else:
+            if swallowed and not self._fails:  # most of those that were stopped
+                return True
+            if not isinstance(error, _PERHAPS_OURS):
+                if swallowed and scope.cancelled_caught:
+                    raise Cancelled(self.token)
+                return swallowed
+            left = None if swallowed else error
         left = self._without_ours(left)
         if left is None or left is error:
             return left is None

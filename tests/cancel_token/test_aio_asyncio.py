@@ -698,8 +698,8 @@ def test_an_error_of_the_loop_other_than_closed_is_reported(monkeypatch: pytest.
         def refuse(*_: object, **__: object) -> None:
             raise RuntimeError("something else")
 
+        monkeypatch.setattr(loop, "call_soon_threadsafe", refuse)
         with move_on_cancel(token):
-            monkeypatch.setattr(loop, "call_soon_threadsafe", refuse)
             assert token.cancel()
             monkeypatch.delattr(loop, "call_soon_threadsafe")
 

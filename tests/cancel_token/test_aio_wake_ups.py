@@ -52,12 +52,12 @@ async def test_however_many_tasks_are_woken_together_the_loop_is_rung_for_once(
         await sleepers[-1].sleep()
         awake.append(None)
 
+    rings = count_rings(monkeypatch)
     async with anyio.create_task_group() as tasks:
         for _ in range(SLEEPERS):
             tasks.start_soon(sleep)
         while len(sleepers) < SLEEPERS:
             await anyio.lowlevel.checkpoint()
-        rings = count_rings(monkeypatch)
         threads = [threading.Thread(target=sleeper.wake) for sleeper in sleepers]
         for thread in threads:
             thread.start()
@@ -70,8 +70,8 @@ async def test_however_many_tasks_are_woken_together_the_loop_is_rung_for_once(
 
 @on_each_runtime
 async def test_the_next_wake_up_rings_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    sleeper = Sleeper()
     rings = count_rings(monkeypatch)
+    sleeper = Sleeper()
     for number in range(3):
         sleeper.wake()
         await sleeper.sleep()
@@ -165,7 +165,7 @@ async def test_a_task_whose_wake_up_raises_takes_nobody_elses_with_it() -> None:
     first.release()
     second.release()
     with pytest.raises(KeyboardInterrupt):
-        wake_ups._serve()
+        wake_ups.serve()
     await come_by()
 
     assert [None] == woken
