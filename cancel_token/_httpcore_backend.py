@@ -164,7 +164,7 @@ class Stream:
                 return self._sock.getpeername()
             case "is_readable":
                 # Asked of connections at rest, where there is nothing but an end to be read. Ours may still be on its
-                # way: within a callback `release()` does not wait for the hook.
+                # way: `release()` does not wait for it.
                 return self._line.hook.stopped or _is_readable(self._sock)
             case _:
                 return None

@@ -62,17 +62,16 @@ class SocketHook:
             descriptor is taken now and held until `close()`.
     """
 
-    __slots__ = ("__weakref__", "_claim", "_closed", "_forks", "_registration", "_twin", "stopped")
+    __slots__ = ("__weakref__", "_claim", "_forks", "_registration", "_twin", "stopped")
 
     stopped: bool  # goes from False to True once, before the shutdown; what is read after that is no answer
 
     def __init__(self, sock: socket.socket) -> None:
         self.stopped = False
-        self._closed = False
         self._forks = len(forks)
         self._registration: Registration | None = None
         self._claim: list[None] = []  # one item while a token is bound; the stop and `release()` both want it
-        self._twin: list[socket.socket] = []  # one item, popped by whoever shuts it down or closes it
+        self._twin: list[socket.socket] = []  # one item; whoever pops it owns it, and closes it
         self._twin.append(_duplicate(sock))
 
     def bind(self, token: CancelToken) -> None:
@@ -89,7 +88,7 @@ class SocketHook:
         self._registration = token.on_cancel(_stop, weakref.ref(self), claim)
 
     def release(self) -> bool:
-        """Leave the token, waiting for a shutdown that is under way (less than a millisecond).
+        """Leave the token, without waiting for a shutdown that is under way: that has its duplicate to itself.
 
         Returns:
             Whether the connection may be used again: False if a stop has come first, however long ago.
@@ -99,10 +98,8 @@ class SocketHook:
             try:
                 self._claim.pop()
             except IndexError:
-                self.stopped = (
-                    True  # a stop has it; where `close()` doesn't wait, it may not have said so yet
-                )
-            registration.close()
+                self.stopped = True  # a stop has it, and may not have said so yet
+            registration.unregister()
             self._registration = None
         return not self.stopped
 
@@ -114,18 +111,16 @@ class SocketHook:
         try:
             twin = self._twin.pop()
         except IndexError:
-            return  # closed, or being shut down by another thread at this moment
-        try:
+            return  # done, or being done by another thread at this moment; or closed before
+        # Not put back: nobody wants it once more, and each system call is a chance to lose the interpreter to one of
+        # thousands who have been woken. A reset that is due goes out with the last descriptor, whoever has that.
+        with contextlib.closing(twin):
             _shut_down(twin)
-        finally:
-            self._twin.append(twin)
-            if self._closed:  # `close()` came while we had it, and found nothing to close
-                self._close_twin()
 
     def close(self) -> None:
         """Leave the token and give the duplicate back. Call it before closing the socket itself (T-N6)."""
-        self.release()
-        self._closed = True
+        if not self.release():
+            self.shut_down()  # the stop may be about to, and too late for what is unsent (T-N6)
         self._close_twin()
 
     def _close_twin(self) -> None:
@@ -145,7 +140,6 @@ class SocketHook:
         registration = getattr(self, "_registration", None)
         if registration is not None:
             registration.unregister()
-        self._closed = True
         if hasattr(self, "_twin"):
             self._close_twin()
 

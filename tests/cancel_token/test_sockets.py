@@ -19,6 +19,7 @@ from cancel_token._registration import Registration
 from cancel_token._token import CancelToken
 from cancel_token.sockets import SocketHook, connect_hooked, create_connection, shutdown_on_cancel
 from tests.cancel_token.stalling import Call, FullListener, no_descriptor_left, wait_for_hang_up
+from tests.cancel_token.threads import run_in_thread
 
 Ts = TypeVarTuple("Ts")
 
@@ -308,7 +309,7 @@ class TestSocketHook:
     def test_a_release_in_the_middle_of_a_stop_calls_the_connection_dead(
         self, pair: tuple[socket.socket, socket.socket]
     ) -> None:
-        """T-N7: inside a callback nobody waits (T-S5), so the shutdown may be yet to come."""
+        """T-N7: nobody waits for the shutdown, which may be yet to come."""
         answers = []
 
         class Releasing(SocketHook):
@@ -322,7 +323,7 @@ class TestSocketHook:
             hook.bind(token)
             token.cancel()
 
-        assert [False] == answers
+            assert [False] == answers
 
     @pytest.mark.parametrize(
         "state", ["fresh", "closed", "reset", "shut down", "listening", "datagram", "peer gone"]
@@ -398,6 +399,57 @@ class TestSocketHook:
             hook.shut_down()
 
         assert -1 == twin.fileno()
+
+    def test_an_owner_waits_for_no_shutdown_and_its_duplicate_is_closed_all_the_same(self) -> None:
+        """Thousands are woken by their shutdowns; each that waited for the end of its own would hold up the others."""
+        under_way, owner_has_left = threading.Event(), threading.Event()
+
+        class Slow(socket.socket):
+            def shutdown(self, how: int) -> None:
+                super().shutdown(how)
+                under_way.set()
+                owner_has_left.wait()
+
+        near, far = socket.socketpair()
+        with near, far, no_descriptor_left():
+            token = CancelToken()
+            hook = SocketHook(near)
+            hook.bind(token)
+            plain = hook._twin.pop()
+            hook._twin.append(Slow(plain.family, plain.type, plain.proto, fileno=plain.detach()))
+            canceller = run_in_thread(token.cancel)
+            under_way.wait()
+            reusable = hook.release()
+            hook.close()
+            owner_has_left.set()
+            canceller.join()
+
+        assert not reusable
+
+    def test_an_owner_who_closes_before_the_shutdown_makes_it_for_the_sake_of_what_is_unsent(self) -> None:
+        """T-N6: the stop has the connection, but has not come to the shutdown yet; a plain close would send a FIN."""
+
+        class Late(SocketHook):
+            def shut_down(self) -> None:
+                if not self.stopped:  # the stop's own call
+                    self.close()
+                super().shut_down()
+
+        token = CancelToken()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            near = socket.create_connection(listener.getsockname())
+            far, _ = listener.accept()
+        with far:
+            hook = Late(near)
+            hook.bind(token)
+            near.setblocking(False)
+            near.send(LARGE)  # as much as there is room for
+            token.cancel()
+            near.close()
+
+            assert isinstance(
+                Call(lambda: list(iter(lambda: far.recv(65_536), b""))).join().error, ConnectionResetError
+            )
 
     def test_the_duplicate_leaves_the_blocking_mode_alone(
         self, pair: tuple[socket.socket, socket.socket]
