@@ -326,10 +326,12 @@ def test_a_stop_shuts_the_socket_down_and_wakes_who_waits_for_it(peer: Peer, aut
             item = next(items)
         waiting = next(items)
         assert isinstance(waiting, NothingArrived)
-        threading.Thread(target=token.cancel).start()
+        canceller = threading.Thread(target=token.cancel)
+        canceller.start()
         wait_readable(waiting)
         with pytest.raises(Cancelled):
             next(items)
+        canceller.join()  # it has the duplicate, which it closes
         with contextlib.suppress(OSError):  # the end of a TLS connection that was shut down beneath it
             assert b"" == wire.recv(1)
         wire.close()
