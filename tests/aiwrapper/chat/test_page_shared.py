@@ -1,9 +1,10 @@
 """Several pages of one browser beside each other, all visible: they share what they hear and the connections."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Request, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
 from aiwrapper.testing import FakeProvider, Say, Turn
 from tests.aiwrapper.chat.browsing import ChatServer, Visitor, show, visit
@@ -201,6 +202,31 @@ def test_a_page_that_begins_to_follow_is_told_where_the_one_with_the_stream_is(
 
     assert {"position": told["since"]} == told["event"]
     assert told["since"] > 0
+
+
+def test_all_pages_of_a_chat_say_that_the_connection_is_lost_and_go_on_when_it_is_back(
+    browser: Browser, provider: FakeProvider, context: BrowserContext, tmp_path: Path
+) -> None:
+    first = ChatServer(tmp_path)
+    first.ask(provider.base_url)
+    visitor = visit(context, first.url)
+    provider.add(STORY)
+    with provider.hold_at("mid_body"):
+        visitor.say("Tell me a story")
+        expect(visitor.answer).to_contain_text("Once upon")
+        visitors = [visitor, visit(context, visitor.page.url), visit(context, visitor.page.url)]
+        for each in visitors:
+            each.expect_phase("streaming")
+        first.kill()
+        for each in visitors:
+            expect(each.page.get_by_text("The connection is lost.")).to_be_visible()
+
+        second = ChatServer(tmp_path, port=first.port)
+
+        for each in visitors:
+            expect(each.outcome).to_have_text("Stopped: the server went away in the middle")
+            expect(each.page.get_by_text("The connection is lost.")).to_be_hidden()
+    assert 0 == second.terminate()
 
 
 def test_with_runs_in_seven_chats_on_seven_pages_stop_arrives_on_each(
