@@ -66,6 +66,13 @@ class Response(requests.Response):
 
     _content_consumed: bool  # requests' own
     _token: CancelToken | None = None
+    _closed = False
+
+    def close(self) -> None:
+        """End the body, and the connection unless the body has been read to its end. Again: nothing."""
+        if not self._closed:
+            super().close()
+            self._closed = True
 
     def iter_content(self, chunk_size: int | None = 1, decode_unicode: bool = False) -> Iterator[Any]:
         """Iterate over the body as `requests.Response.iter_content` does.
