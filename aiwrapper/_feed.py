@@ -99,13 +99,10 @@ class FeedReader:
 
 @define(eq=False)
 class Pipe:
-    """The log of a run for one reader, who takes what he reads. If he is slow the run waits for him.
+    """The log of a run for one reader, who takes what he reads. If he is slow the run waits for him."""
 
-    Args:
-        stopped: when it is cancelled, nobody is waited for.
-    """
-
-    stopped: CancelToken
+    stopped: CancelToken = field(factory=CancelToken.never, init=False)
+    """The run's. When it is cancelled, nobody is waited for."""
     ended: bool = field(default=False, init=False)
     """Set after the last entry."""
     _entries: deque[Entry] = field(factory=deque, init=False)

@@ -96,19 +96,19 @@ class AsyncChatAgent(Agent):
         """
         message, told = user_message(said), tuple(subscribers)
 
-        def begin(own: CancelToken) -> StreamedRun:
-            pipe = Pipe(own)
+        def begin() -> StreamedRun:
+            pipe = Pipe()
             stored = sink is not None or (conversation is None and self._sink is not None)
             # They are promised to be told in the run's thread, and may take their time.
             waiting = IN_PLACE if stored or told else GIVING_WAY
 
             def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
                 steps = drive(run, self._model, executor, waiting)
-                return StreamedRun(run, steps, thread_context(), pipe, own)
+                return StreamedRun(run, steps, thread_context(), pipe)
 
-            return self._started(message, own, conversation, sink, (*told, pipe), streamed)
+            return self._started(message, token, conversation, sink, (*told, pipe), streamed)
 
-        return AsyncEntries(begin, CancelToken.never() if token is None else token)
+        return AsyncEntries(begin)
 
     async def continue_(
         self,

@@ -5,12 +5,14 @@ thread's of the loop. So the thread hands the run over when it would wait for th
 the socket itself and takes the run's steps where it is, up to one that may block, with which the next thread begins.
 What is driven is the same in all of them, `drive`: what it decides and appends, and how it ends, is written once.
 
-1. *One at a time.* Whoever takes steps has taken `_turn`, a list of one item, and puts it back after them.
-2. *Lent.* Where a thread is to take them, `_lent` says so before it is started, and is taken back by the thread as the
-   last thing that it does. What it says decides who may begin; what `_turn` says, whether he can.
-3. *Back-pressure* is for nothing: a loop takes a step for a reader who has no entry left.
-4. *A stop* is not: it asks the loop to end the run, whether or not anybody is reading. Nothing in that blocks, since
-   a stopped run begins nothing; and nobody else is told, or the run would not be handed over.
+1. *One at a time.* Whoever takes steps has popped `_turn`, a list of one item, and puts it back after them.
+2. *Whose they are.* While `_lent` is set the loop takes no step of its own accord. It is set before a thread is
+   started, and reset by that thread, as the last thing but one that it does.
+3. *Back-pressure* needs nothing: the loop takes a step only for a reader who has no entry left.
+4. *A stop* needs no reader: it has the loop end the run. Nothing in that blocks, since a stopped run begins nothing,
+   and nobody but the reader is told of a run that is handed over.
+5. *No stop is missed.* A thread puts `_turn` back and then looks whether the run was stopped; whoever stops it flags it
+   and then tries to pop `_turn`. At least one of them ends the run.
 """
 
 import contextvars
@@ -21,7 +23,7 @@ from types import TracebackType
 
 from aiwrapper._core.log import Entry
 from aiwrapper._feed import Pipe
-from aiwrapper._run import Run, RunResult
+from aiwrapper._run import Run
 from aiwrapper._waiting import Pause, Point
 from aiwrapper.drivers.threads import Steps, give_up
 from cancel_token import CancelReason, CancelToken
@@ -37,15 +39,12 @@ class StreamedRun:
         steps: drive it to its end. Where they give way when nothing has arrived, the loop goes on with them.
         context: the context variables that the run and its tools see.
         pipe: has the run's entries last.
-        own: the run's token, and nobody else's.
 
     Raises:
         RuntimeError: this is no task of trio or asyncio.
     """
 
-    def __init__(
-        self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe, own: CancelToken
-    ) -> None:
+    def __init__(self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe) -> None:
         self.run = run
         self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
         """Cancelled when nothing of the run is left."""
@@ -53,7 +52,7 @@ class StreamedRun:
         self._next = steps.__next__
         self._context = context
         self._pipe = pipe
-        self._own = own
+        pipe.stopped = run.token
         self._turn: list[None] = [None]
         self._lent = False
         self._thread: threading.Thread | None = None
@@ -62,7 +61,6 @@ class StreamedRun:
         self._reader: Sleeper | None = None  # it, while somebody waits
         self._awaited: NothingArrived | None = None
         self._alarm: CancelToken | None = None
-        self._result: RunResult | None = None
         self._error: BaseException | None = None
         self._traceback: TracebackType | None = None
 
@@ -72,7 +70,7 @@ class StreamedRun:
         Raises:
             RuntimeError: the system has no thread left.
         """
-        self._news.follow(self._own)
+        self._news.follow(self.run.token)
         self._lend()
 
     # For the reader
@@ -129,6 +127,11 @@ class StreamedRun:
         finally:
             bell.forget(ask)
 
+    def stop(self, reason: CancelReason) -> None:
+        """Stop the run, for its reader, who has no use for it any more. Never blocks; also from a finalizer."""
+        self._news.unfollow(self.run.token)  # who asks knows it
+        self.run.token.cancel_soon(reason)
+
     def end_here(self) -> bool:
         """End the run, which has been stopped. False if a thread is doing so.
 
@@ -148,13 +151,13 @@ class StreamedRun:
             self._claim()
             self._context.run(self._take_the_rest)
         except BaseException as error:
-            self._leave(error)
+            self._give_up(error)
             raise
         self._end()
         return True
 
-    def result(self) -> RunResult:
-        """What became of the run; to be asked when it is over.
+    def leave(self) -> None:
+        """Leave the run when it is over.
 
         Raises:
             BaseException: what is nobody's failure here and ended the driver, after the run was settled.
@@ -163,8 +166,6 @@ class StreamedRun:
             self._thread.join()  # a matter of microseconds
         if self._error is not None:
             raise self._error.with_traceback(self._traceback)  # or each who asks would add to it
-        assert self._result is not None
-        return self._result
 
     # In the loop
 
@@ -177,21 +178,21 @@ class StreamedRun:
             self._end()
             return None
         except BaseException as error:
-            self._leave(error)
+            self._give_up(error)
             raise
         finally:
             self._turn.append(None)
 
     def _look(self) -> None:
         """The run has been stopped, or there is something new: called by the loop."""
-        if self._own.cancelled and not self._lent:
+        if self.run.token.cancelled and not self._lent:
             self.end_here()
         elif self._reader is not None:
             self._reader.wake_here()
 
     def _lost(self) -> None:
         """The loop was closed while the reader waited, and nobody will go on with it."""
-        self._own.cancel_and_report(CancelReason("runtime", "the event loop was closed"))
+        self.run.token.cancel_and_report(CancelReason("runtime", "the event loop was closed"))
         self._reader = None
         self.end_here()
 
@@ -223,22 +224,25 @@ class StreamedRun:
     # In a thread
 
     def _in_thread(self) -> None:
-        try:
-            self._turn.pop()
-        except IndexError:  # the loop has ended the run in between
-            return
-        try:
-            self._claim()
-            handed_over = self._context.run(self._take_what_may_block)
-        except BaseException as error:
-            self._leave(error)
-        else:
-            if handed_over:
-                self._turn.append(None)
+        while self._turn:
+            try:
+                self._turn.pop()
+            except IndexError:  # the loop has ended the run in between
+                return
+            try:
+                self._claim()
+                handed_over = self._context.run(self._take_what_may_block)
+            except BaseException as error:
+                self._give_up(error)
+                return
+            if not handed_over:
+                self._end()
+                return
+            self._turn.append(None)
+            if not self.run.token.cancelled:  # published, so look: whoever stops it from here on may end it
                 self._lent = False
                 self._news.ask()
-            else:
-                self._end()
+                return
 
     def _take_what_may_block(self) -> bool:
         """Take steps until the rest can be left to the loop. False: there is no rest."""
@@ -254,7 +258,7 @@ class StreamedRun:
         for _ in self._steps:
             pass
 
-    def _leave(self, error: BaseException) -> None:
+    def _give_up(self, error: BaseException) -> None:
         """An exception came out of the steps, or between them."""
         self._error, self._traceback = error, error.__traceback__
         try:
@@ -264,9 +268,7 @@ class StreamedRun:
 
     def _end(self) -> None:
         """Nothing of the run is left."""
-        if self._error is None:
-            self._result = self.run.result()
-        self._news.unfollow(self._own)
+        self._news.unfollow(self.run.token)
         self._alarm = None
-        self.over.cancel_and_report("the run is over")
+        self.over.cancel("the run is over")  # nothing hangs on it but who waits
         self._pipe.end()

@@ -126,14 +126,12 @@ class AsyncEntries(AsyncIterator[Entry]):
     `contextlib.aclosing`, also waits until nothing of it is left.
 
     Args:
-        begin: begins the run: given its token.
-        token: the caller's.
+        begin: begins the run.
     """
 
-    def __init__(self, begin: Callable[[CancelToken], StreamedRun], token: CancelToken) -> None:
+    def __init__(self, begin: Callable[[], StreamedRun]) -> None:
         self._begin = begin
-        self._token = token
-        self._run: tuple[StreamedRun, CancelToken] | None = None
+        self._run: StreamedRun | None = None
         self._in_a_row = 0
         self._closed = False
 
@@ -141,9 +139,8 @@ class AsyncEntries(AsyncIterator[Entry]):
         if self._closed:
             raise StopAsyncIteration
         if self._run is None:
-            own = self._token.child()
-            self._run = self._begin(own), own
-        run, _ = self._run
+            self._run = self._begin()
+        run = self._run
         run.check_reader()
         try:
             while True:
@@ -180,25 +177,21 @@ class AsyncEntries(AsyncIterator[Entry]):
 
     async def _close(self, reason: CancelReason) -> None:
         self._closed = True
-        if self._run is None:
+        run = self._run
+        if run is None:
             return
-        run, own = self._run
-        try:
-            if not run.over.cancelled:
-                own.cancel_soon(reason)
-                if not run.end_here():
-                    await _wait_through(run.over)
-        finally:
-            own.close()
-        run.result()
+        if not run.over.cancelled:
+            run.stop(reason)
+            if not run.end_here():
+                await _wait_through(run.over)
+        run.leave()
 
     def _drop(self) -> None:
         """Stop the run and don't wait for it."""
         if self._run is not None and not self._closed:
             self._closed = True
-            run, own = self._run
-            own.cancel_and_report(CancelReason("closed", STREAM_CLOSED))
-            run.end_here()
+            self._run.stop(CancelReason("closed", STREAM_CLOSED))
+            self._run.end_here()
 
     def __del__(self) -> None:
         self._drop()

@@ -78,7 +78,7 @@ async def rest_of(entries: AsyncEntries) -> list[Entry]:
 
 def over(entries: AsyncEntries) -> CancelToken:
     assert entries._run is not None
-    return entries._run[0].over
+    return entries._run.over
 
 
 def stop_of(agent: AsyncChatAgent) -> tuple[str, str]:
