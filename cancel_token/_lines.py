@@ -81,8 +81,7 @@ class Line:
     def _end_if_stopped(self) -> None:
         # The token is flagged before its callbacks run. Who has seen the flag may come here before the hook's turn, and
         # takes it away: a plain close would leave a FIN behind the unsent rest of an upload (T-N6).
-        # One whose turn has begun is left to it: whoever closes waits for it.
-        if self.token is not None and self.token.cancelled and not self.hook.stopped:
+        if self.token is not None and self.token.cancelled:
             self.hook.shut_down()
 
 
