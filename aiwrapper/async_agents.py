@@ -23,7 +23,7 @@ from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle, in_a_thread, sto
 from aiwrapper.drivers.threads import drive
 from aiwrapper.model_spec import Said, new_id, user_message
 from cancel_token import CancelToken
-from cancel_token.aio import thread_context
+from cancel_token.aio import CAN_WAIT_READABLE, thread_context
 
 
 class AsyncChatAgent(Agent):
@@ -100,7 +100,7 @@ class AsyncChatAgent(Agent):
             pipe = Pipe()
             stored = sink is not None or (conversation is None and self._sink is not None)
             # They are promised to be told in the run's thread, and may take their time.
-            waiting = IN_PLACE if stored or told else GIVING_WAY
+            waiting = IN_PLACE if stored or told or not CAN_WAIT_READABLE else GIVING_WAY
 
             def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
                 steps = drive(run, self._model, executor, waiting)

@@ -19,6 +19,7 @@ import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
 
 from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
+from cancel_token._aio_readiness import Readiness
 from cancel_token._cancellation import report_unraisable
 
 # Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
@@ -95,27 +96,23 @@ def _cancel(timer: ref[asyncio.TimerHandle], _: asyncio.Task[None]) -> None:
         handle.cancel()  # which drops what it would have called
 
 
-class _Watch:
-    """What an asyncio loop holds for a task that waits for a descriptor.
+class _Serving:
+    """What a loop of asyncio holds of a readiness.
 
     asyncio tells nobody that a loop is closed, but it drops what it holds then. This speaks when it is dropped.
     """
 
-    __slots__ = ("_lost", "_waiter", "_wake")
+    __slots__ = ("_readiness",)
 
-    def __init__(
-        self, waiter: asyncio.Future[None], wake: Callable[[], object], lost: Callable[[], object]
-    ) -> None:
-        self._waiter = waiter
-        self._wake = wake
-        self._lost = lost
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
 
     def __call__(self) -> None:
-        self._wake()
+        self._readiness.serve()
 
     def __del__(self) -> None:
-        if not self._waiter.done():
-            self._lost()
+        self._readiness.lose()
+        self._readiness.close()
 
 
 class AsyncioWakeUps(WakeUps):
@@ -137,6 +134,14 @@ class AsyncioWakeUps(WakeUps):
             if not loop.is_closed():
                 report_unraisable(error, loop)
             self._forget()
+
+    def begin_readiness(self) -> Readiness:
+        self.readiness = readiness = Readiness()
+        asyncio.get_running_loop().add_reader(readiness, _Serving(readiness))
+        return readiness
+
+    def end_readiness(self, readiness: Readiness) -> None:
+        asyncio.get_running_loop().remove_reader(readiness)
 
 
 # A program has few loops at a time; each entry goes with its loop.
@@ -178,30 +183,6 @@ class AsyncioBinding(Binding):
             await waiter
         finally:
             self.wake = nobody
-
-    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
-        loop = self._loop
-        waiter = loop.create_future()
-
-        watched = False
-
-        def wake() -> None:
-            nonlocal watched
-            if not waiter.done():
-                waiter.set_result(None)
-                watched = False
-                loop.remove_reader(descriptor)  # at once: what is read next may close it
-
-        self.wake = wake
-        try:
-            loop.add_reader(descriptor, _Watch(waiter, wake, lost))
-            watched = True
-            await waiter
-        finally:
-            self.wake = nobody
-            if watched and not loop.is_closed():
-                waiter.cancel()  # whoever throws the task away knows it
-                loop.remove_reader(descriptor)
 
     def start_soon(
         self,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol, Self
 
 import attrs
 
+from cancel_token._aio_readiness import Readiness
 from cancel_token._cancellation import Waker
 from cancel_token._forks import forks
 
@@ -67,16 +68,33 @@ class WakeUps(ABC):
     3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
     """
 
-    __slots__ = ("__weakref__", "due", "forks", "silent")
+    __slots__ = ("__weakref__", "due", "forks", "readiness", "silent")
 
     def __init__(self) -> None:
         self.due: deque[Binding] = deque()
         self.forks = len(forks)
         self.silent = True  # False: somebody has rung and was not heard yet, or is about to ring
+        self.readiness: Readiness | None = None
+        """For those who wait for descriptors; there while somebody does."""
 
     @abstractmethod
     def ring(self) -> None:
         """Have the loop call `serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
+
+    @abstractmethod
+    def begin_readiness(self) -> Readiness:
+        """Make `readiness`, and have the loop serve it. In the loop's thread."""
+
+    @abstractmethod
+    def end_readiness(self, readiness: Readiness) -> None:
+        """Have the loop serve it no more, and close it. In the loop's thread."""
+
+    def end_unused_readiness(self) -> None:
+        """End `readiness` if nobody uses it. In the loop's thread."""
+        readiness = self.readiness
+        if readiness is not None and not readiness.users:
+            self.readiness = None
+            self.end_readiness(readiness)
 
     def serve(self) -> None:
         """Wake everybody whose wake-up is due. In the loop's thread."""
@@ -139,15 +157,29 @@ class Binding(Waker):
     async def sleep(self) -> None:
         """Sleep until `release` is called, or was called since the task's last checkpoint; or for no reason at all."""
 
-    @abstractmethod
     async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
         """Wait until a descriptor can be read, or `wake` is called in the loop's thread; or for no reason at all.
 
         Args:
-            descriptor: Stays open meanwhile.
+            descriptor: Nobody else waits for it in this loop.
             lost: Is called if the task will never go on, as with an asyncio loop that was closed by hand. In the thread
                 that does so; must not raise.
         """
+        readiness = self._wake_ups.readiness or self._wake_ups.begin_readiness()
+        readiness.arm(descriptor, self, lost)
+        try:
+            await self.sleep()
+        finally:
+            readiness.disarm(descriptor, self)
+
+    def leave_readiness(self) -> None:
+        """Give back what `wait_readable` has kept for the next wait. From any thread."""
+        readiness = self._wake_ups.readiness
+        if readiness is not None and readiness.leave(self):
+            try:
+                self._entry(self._wake_ups.end_unused_readiness)
+            except RuntimeError:  # the loop has ended, and it with the loop
+                pass
 
     @abstractmethod
     def start_soon(

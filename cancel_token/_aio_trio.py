@@ -8,27 +8,51 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 import trio
 
 from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
+from cancel_token._aio_readiness import Readiness
+
+READINESS_TASK: Final = "cancel_token readiness"
+"""The task that wakes those who wait for descriptors. It is the loop's: it works for all tasks and belongs to none."""
 
 
 class TrioWakeUps(WakeUps):
     """Those of one run of trio."""
 
-    __slots__ = ("entry",)
+    __slots__ = ("_serving", "entry")
 
     def __init__(self) -> None:
         super().__init__()
         self.entry = trio.lowlevel.current_trio_token()
+        self._serving = trio.CancelScope()  # of the task that serves `readiness`
 
     def ring(self) -> None:
         try:
             self.entry.run_sync_soon(self.serve)
         except trio.RunFinishedError:
             self._forget()
+
+    def begin_readiness(self) -> Readiness:
+        self.readiness = readiness = Readiness()
+        self._serving = scope = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(_serve, readiness, scope, name=READINESS_TASK)
+        return readiness
+
+    def end_readiness(self, readiness: Readiness) -> None:
+        self._serving.cancel()
+
+
+async def _serve(readiness: Readiness, scope: trio.CancelScope) -> None:
+    try:
+        with scope:
+            while True:
+                await trio.lowlevel.wait_readable(readiness)
+                readiness.serve()
+    finally:
+        readiness.close()
 
 
 _of_this_run: trio.lowlevel.RunVar[TrioWakeUps | None] = trio.lowlevel.RunVar("cancel_token.aio", None)
@@ -60,16 +84,6 @@ class TrioBinding(Binding):
     def _stay_away(self, _: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         self.wake = nobody
         return trio.lowlevel.Abort.SUCCEEDED
-
-    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
-        # trio has no other word for those who wait for a descriptor, and a scope for each wait would cost more
-        self.wake = partial(trio.lowlevel.notify_closing, descriptor)
-        try:
-            await trio.lowlevel.wait_readable(descriptor)
-        except trio.ClosedResourceError:
-            pass
-        finally:
-            self.wake = nobody
 
     def start_soon(
         self,

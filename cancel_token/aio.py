@@ -22,18 +22,22 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding
+from cancel_token._aio_readiness import IS_SUPPORTED
 from cancel_token._errors import Cancelled, CancelReason
 from cancel_token._token import CancelToken
 from cancel_token._tree import unpin
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+CAN_WAIT_READABLE: Final = IS_SUPPORTED
+"""Whether tasks can wait for descriptors here (`Sleeper.wait_readable`): on Linux."""
 
 _PERHAPS_OURS = (Cancelled, BaseExceptionGroup)
 """What may hold a stop that somebody raised who has checked the token."""
@@ -295,7 +299,7 @@ class Sleeper:
         self._binding.release()
 
     def wake_here(self) -> None:
-        """Wake the task, in the thread of its loop. A descriptor that it waits for may be closed then."""
+        """Wake the task, in the thread of its loop."""
         self._binding.wake()
 
     async def sleep(self) -> None:
@@ -303,14 +307,18 @@ class Sleeper:
         await self._binding.sleep()
 
     async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
-        """Sleep until a descriptor can be read, too.
+        """Sleep until a descriptor can be read, too. Where `CAN_WAIT_READABLE`; `leave_readiness` afterwards.
 
         Args:
-            descriptor: Stays open until the task has been woken. Nobody else waits for it in this loop.
+            descriptor: Nobody else waits for it in this loop.
             lost: Is called if the task will never go on: somebody has closed an asyncio loop by hand and not
                 cancelled what was running there. In the thread that does so; must not raise.
         """
         await self._binding.wait_readable(descriptor, lost)
+
+    def leave_readiness(self) -> None:
+        """Give back what was kept for the next `wait_readable`; from any thread, once or more often."""
+        self._binding.leave_readiness()
 
 
 class LoopCall:

@@ -146,7 +146,7 @@ class StreamedRun:
             return False
         self._lent = False
         if self._reader is not None:
-            self._reader.wake_here()  # before the socket is closed that it waits for
+            self._reader.wake_here()
         try:
             self._claim()
             self._context.run(self._take_the_rest)
@@ -213,6 +213,7 @@ class StreamedRun:
 
     def _lend(self) -> None:
         self._lent = True
+        self._sleeper.leave_readiness()
         thread = threading.Thread(
             target=self._in_thread,
             name=f"aiwrapper run {self.run.run_id}",
@@ -269,6 +270,7 @@ class StreamedRun:
     def _end(self) -> None:
         """Nothing of the run is left."""
         self._news.unfollow(self.run.token)
+        self._sleeper.leave_readiness()
         self._alarm = None
         self.over.cancel("the run is over")  # nothing hangs on it but who waits
         self._pipe.end()

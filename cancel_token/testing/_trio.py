@@ -13,7 +13,7 @@ import outcome
 import trio
 from trio._core import _run, _thread_cache
 
-from cancel_token._aio_trio import TrioBinding
+from cancel_token._aio_trio import READINESS_TASK, TrioBinding
 from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
@@ -144,7 +144,7 @@ class _Instrument(trio.abc.Instrument):
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
         lane = here.lane
-        if lane is not None and lane.recording.open:
+        if lane is not None and lane.recording.open and task.name != READINESS_TASK:
             self.lanes[task] = lane.child()
 
     def task_exited(self, task: trio.lowlevel.Task) -> None:

@@ -32,7 +32,7 @@ from aiwrapper.transport import SILENCE_TIMEOUT_SECONDS
 from cancel_token.aio import run_sync, wait_cancelled
 from cancel_token.testing import ManualClock
 from tests.aiwrapper.running import HELLO, Acting, lang_at
-from tests.cancel_token.loops import living_tasks, on_each_runtime
+from tests.cancel_token.loops import living_tasks, on_each_runtime, settled
 
 BEHIND_HEL = 603
 """Where the event with the first words ends in the body of `HELLO`."""
@@ -415,6 +415,7 @@ async def test_a_stream_that_is_dropped_has_ended_its_run() -> None:
         gc.collect()
 
         assert ("closed", "Hel") == stop_of(agent)
+        await settled()
         assert tasks == living_tasks()
         await hung_up(fake)
         await goes_on(agent)
