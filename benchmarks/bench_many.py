@@ -5,8 +5,10 @@
 A server in another process (`_paced_server.py`) streams to all at a pace; each contender has a fresh process and a
 fresh server. It prints CPU per event, memory per run, and the time from one parent token's `cancel()` until all runs
 have settled and the server has seen every hang-up, beside the same of the official async OpenAI client, whose tasks are
-cancelled. It ends with status 1 if a row of ours is over a limit: half of its CPU, 64 KiB a run, and with 4,000 streams
-or more half of its time to stop them. With fewer that is shown and not judged: both take a fraction of a second.
+cancelled. It ends with status 1 if a stream that a task of ours reads, which is what the official client's tasks do, is
+over a limit: half of its CPU, 64 KiB a run, and with 4,000 streams or more half of its time to stop them. With fewer
+the time is shown and not judged: both take a fraction of a second. Runs that have a thread each, because they block or
+because whoever watches them may, are shown beside the streams and not judged; docs/design.md says what they cost.
 
 Both sides do what their users do: ours keeps a log and a conversation, the official client makes an object of each
 event, of which the text is kept. The soft limit of open files is raised to the hard one, in each process. Left out:
@@ -50,6 +52,11 @@ class Row:
     def stop_ms(self) -> float:
         return max(self.settled_ms, self.hung_up_ms)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether it is held to the limits: a stream."""
+        return self.name.endswith("stream")
+
     def keeps(self, baseline: "Row") -> bool:
         return (
             self.cpu_microseconds <= RATIO_LIMIT * baseline.cpu_microseconds
@@ -64,7 +71,7 @@ class Row:
             cpu = f"{self.cpu_microseconds / baseline.cpu_microseconds:6.2f}"
             stop = f"{self.stop_ms / baseline.stop_ms:6.2f}"
             if self is not baseline:
-                verdict = "kept" if self.keeps(baseline) else "BROKEN"
+                verdict = ("kept" if self.keeps(baseline) else "BROKEN") if self.is_judged else "shown"
         return (
             f"{self.streams:7} {self.name:16} {self.cpu_microseconds:9.1f} {cpu:6} | {self.memory_kib:7.1f}"
             f" {self.memory_after_kib:7.1f} | {self.settled_ms:9.1f} {self.hung_up_ms:9.1f} {stop:6} |"
@@ -149,7 +156,7 @@ def main() -> int:
             if name != BASELINE and options.only in name:
                 row = measured(name, streams, options.seconds, options.events_per_second)
                 print(row.shown(baseline), flush=True)
-                kept = kept and row.keeps(baseline)
+                kept = kept and (row.keeps(baseline) or not row.is_judged)
     return 0 if kept else 1
 
 
