@@ -104,7 +104,7 @@ class AsyncChatAgent(Agent):
 
             def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
                 steps = drive(run, self._model, executor, waiting)
-                return StreamedRun(run, steps, thread_context(), pipe)
+                return StreamedRun(run, steps, thread_context(), pipe, in_threads=waiting is IN_PLACE)
 
             return self._started(message, token, conversation, sink, (*told, pipe), streamed)
 

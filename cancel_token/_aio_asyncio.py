@@ -136,8 +136,9 @@ class AsyncioWakeUps(WakeUps):
             self._forget()
 
     def begin_readiness(self) -> Readiness:
-        self.readiness = readiness = Readiness()
+        readiness = Readiness()
         asyncio.get_running_loop().add_reader(readiness, _Serving(readiness))
+        self.readiness = readiness  # now that it is served
         return readiness
 
     def end_readiness(self, readiness: Readiness) -> None:
@@ -205,6 +206,10 @@ class AsyncioBinding(Binding):
             if not self._loop.is_closed():
                 raise
             ended()
+
+    @property
+    def is_lost(self) -> bool:
+        return self._loop.is_closed()
 
     def has_cancelled_task(self) -> bool:
         task = asyncio.current_task()

@@ -174,6 +174,8 @@ class Binding(Waker):
 
     def leave_readiness(self) -> None:
         """Give back what `wait_readable` has kept for the next wait. From any thread."""
+        if len(forks) != self._wake_ups.forks:  # as in `release`
+            return
         readiness = self._wake_ups.readiness
         if readiness is not None and readiness.leave(self):
             try:
@@ -197,6 +199,11 @@ class Binding(Waker):
             name: What to call the task.
             ended: Is called at the latest when it is certain that the task will not begin, or go on, any more.
         """
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the loop is over, and its tasks may have been left where they waited. From any thread."""
+        return False
 
     @abstractmethod
     def has_cancelled_task(self) -> bool:

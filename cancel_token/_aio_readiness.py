@@ -44,10 +44,19 @@ class Readiness:
     def serve(self) -> None:
         """Wake those whose descriptors can be read; if they are very many, some of them."""
         waiting = self._waiting
-        for descriptor, _ in self._epoll.poll(0):
-            served = waiting.pop(descriptor, None)
-            if served is not None:
-                served[0].wake()
+        try:
+            for descriptor, _ in self._epoll.poll(0):
+                served = waiting.pop(descriptor, None)
+                if served is not None:
+                    served[0].wake()
+        except BaseException:  # a Ctrl-C: what the kernel has said it does not say again
+            self.wake_all()
+            raise
+
+    def wake_all(self) -> None:
+        """Wake everybody, to look and to wait again."""
+        for binding, _ in [*self._waiting.values()]:
+            binding.wake()
 
     def arm(self, descriptor: int, binding: Binding, lost: Callable[[], object]) -> None:
         """Have `binding` woken once when the descriptor can be read; `lost` is for `lose`."""

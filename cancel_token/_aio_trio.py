@@ -22,12 +22,13 @@ READINESS_TASK: Final = "cancel_token readiness"
 class TrioWakeUps(WakeUps):
     """Those of one run of trio."""
 
-    __slots__ = ("_serving", "entry")
+    __slots__ = ("_serving", "entry", "is_ending")
 
     def __init__(self) -> None:
         super().__init__()
         self.entry = trio.lowlevel.current_trio_token()
         self._serving = trio.CancelScope()  # of the task that serves `readiness`
+        self.is_ending = False  # the run is: its tasks are being cancelled, that one first
 
     def ring(self) -> None:
         try:
@@ -36,23 +37,27 @@ class TrioWakeUps(WakeUps):
             self._forget()
 
     def begin_readiness(self) -> Readiness:
-        self.readiness = readiness = Readiness()
-        self._serving = scope = trio.CancelScope()
-        trio.lowlevel.spawn_system_task(_serve, readiness, scope, name=READINESS_TASK)
+        readiness = Readiness()
+        scope = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._serve_readiness, readiness, scope, name=READINESS_TASK)
+        self.readiness = readiness  # now that it is served
+        self._serving = scope
         return readiness
 
     def end_readiness(self, readiness: Readiness) -> None:
         self._serving.cancel()
 
-
-async def _serve(readiness: Readiness, scope: trio.CancelScope) -> None:
-    try:
-        with scope:
-            while True:
-                await trio.lowlevel.wait_readable(readiness)
-                readiness.serve()
-    finally:
-        readiness.close()
+    async def _serve_readiness(self, readiness: Readiness, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                while True:
+                    await trio.lowlevel.wait_readable(readiness)
+                    readiness.serve()
+        finally:
+            if not scope.cancel_called:
+                self.is_ending = True
+                readiness.wake_all()
+            readiness.close()
 
 
 _of_this_run: trio.lowlevel.RunVar[TrioWakeUps | None] = trio.lowlevel.RunVar("cancel_token.aio", None)
@@ -84,6 +89,19 @@ class TrioBinding(Binding):
     def _stay_away(self, _: Callable[[], NoReturn]) -> trio.lowlevel.Abort:
         self.wake = nobody
         return trio.lowlevel.Abort.SUCCEEDED
+
+    async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
+        if not self._wake_ups.is_ending:
+            await super().wait_readable(descriptor, lost)
+            return
+        # Who is shielded still waits, by himself.
+        self.wake = partial(trio.lowlevel.notify_closing, descriptor)
+        try:
+            await trio.lowlevel.wait_readable(descriptor)
+        except trio.ClosedResourceError:
+            pass
+        finally:
+            self.wake = nobody
 
     def start_soon(
         self,

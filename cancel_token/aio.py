@@ -344,6 +344,11 @@ class LoopCall:
         """Ask for it; from any thread, a signal handler, a finalizer."""
         self._binding.release()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody hears it any more: somebody has closed an asyncio loop by hand."""
+        return self._binding.is_lost
+
     def follow(self, token: CancelToken) -> None:
         """Have it asked for when a token is cancelled; at once if it has been."""
         token.add_waker(self._binding)

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 
+import anyio.lowlevel
+
 from aiwrapper._core.log import Entry
 from aiwrapper._feed import Pipe
 from aiwrapper._run import Run
@@ -39,12 +41,15 @@ class StreamedRun:
         steps: drive it to its end. Where they give way when nothing has arrived, the loop goes on with them.
         context: the context variables that the run and its tools see.
         pipe: has the run's entries last.
+        in_threads: whether the loop takes no step of it, not even its end: the steps may block whenever they like.
 
     Raises:
         RuntimeError: this is no task of trio or asyncio.
     """
 
-    def __init__(self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe) -> None:
+    def __init__(
+        self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe, *, in_threads: bool
+    ) -> None:
         self.run = run
         self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
         """Cancelled when nothing of the run is left."""
@@ -55,6 +60,7 @@ class StreamedRun:
         pipe.stopped = run.token
         self._turn: list[None] = [None]
         self._lent = False
+        self._in_threads = in_threads
         self._thread: threading.Thread | None = None
         self._news = LoopCall(self._look)
         self._sleeper = Sleeper()
@@ -103,7 +109,7 @@ class StreamedRun:
         elif isinstance(pause, NothingArrived):
             self._awaited = pause
             return False
-        return True
+        return pause is not Point.READ
 
     async def wait(self) -> None:
         """Wait until it may have gone on, or may go on."""
@@ -113,8 +119,10 @@ class StreamedRun:
             if awaited is not None:
                 self._set_alarm(awaited.until)
                 await reader.wait_readable(awaited.descriptor, self._lost)
-            else:
+            elif self._lent:
                 await self._wait_for_the_thread(reader)
+            else:  # there is more to be read, and others have their turn
+                await anyio.lowlevel.checkpoint()
         finally:
             self._reader = None
 
@@ -133,27 +141,35 @@ class StreamedRun:
         self.run.token.cancel_soon(reason)
 
     def end_here(self) -> bool:
-        """End the run, which has been stopped. False if a thread is doing so.
+        """End the run, which has been stopped. False if a thread does so.
 
         Raises:
             BaseException: what is nobody's failure here came in the middle of it. The run has ended.
         """
         if self.over.cancelled:
             return True
-        try:
-            self._turn.pop()
-        except IndexError:
+        if self._in_threads:
             return False
-        self._lent = False
-        if self._reader is not None:
-            self._reader.wake_here()
+        is_anothers = False
         try:
+            try:
+                self._turn.pop()
+            except IndexError:
+                is_anothers = True
+                return False
+            self._lent = False
+            if self._reader is not None:
+                self._reader.wake_here()
             self._claim()
             self._context.run(self._take_the_rest)
+            self._end()
         except BaseException as error:
-            self._give_up(error)
+            if not self.over.cancelled:
+                self._give_up(error)
             raise
-        self._end()
+        finally:
+            if not is_anothers and not self.over.cancelled:  # a second Ctrl-C: who comes next may try again
+                self._turn[:] = [None]
         return True
 
     def leave(self) -> None:
@@ -171,8 +187,8 @@ class StreamedRun:
 
     def _advance(self, take: Callable[[], Pause | None]) -> Pause | None:
         """Take a step, and give why the run has given way."""
-        self._turn.pop()
         try:
+            self._turn.pop()  # inside, since a Ctrl-C may come behind any call
             return self._context.run(take)
         except StopIteration:
             self._end()
@@ -181,7 +197,7 @@ class StreamedRun:
             self._give_up(error)
             raise
         finally:
-            self._turn.append(None)
+            self._turn[:] = [None]
 
     def _look(self) -> None:
         """The run has been stopped, or there is something new: called by the loop."""
@@ -191,7 +207,7 @@ class StreamedRun:
             self._reader.wake_here()
 
     def _lost(self) -> None:
-        """The loop was closed while the reader waited, and nobody will go on with it."""
+        """The loop was closed by hand, and nobody will go on with it. In whichever thread has found that."""
         self.run.token.cancel_and_report(CancelReason("runtime", "the event loop was closed"))
         self._reader = None
         self.end_here()
@@ -243,6 +259,8 @@ class StreamedRun:
             if not self.run.token.cancelled:  # published, so look: whoever stops it from here on may end it
                 self._lent = False
                 self._news.ask()
+                if self._news.is_lost:
+                    self._lost()
                 return
 
     def _take_what_may_block(self) -> bool:

@@ -24,6 +24,7 @@ from aiwrapper import (
     TurnStarted,
     tool,
 )
+from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers.aio import AsyncEntries
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
 from aiwrapper.testing._holds import Hold
@@ -511,3 +512,82 @@ async def test_a_run_that_gets_no_further_thread_fails() -> None:
         assert isinstance(failed, RunFailed)
         assert "can't start new thread" in failed.message
         await goes_on(agent)
+
+
+@on_each_runtime
+async def test_subscribers_are_never_told_in_the_loops_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of the end of a run that was stopped before its thread had begun."""
+    begin, told = threading.Event(), []
+    in_thread = StreamedRun._in_thread
+
+    def late(run: StreamedRun) -> None:
+        assert begin.wait(60)
+        in_thread(run)
+
+    class Watcher:
+        def append(self, entry: Entry, /) -> None:
+            told.append(threading.current_thread() is threading.main_thread())
+
+    monkeypatch.setattr(StreamedRun, "_in_thread", late)
+    with silent_fake() as (fake, _):
+        entries = agent_at(fake).stream("Hi", subscribers=[Watcher()])
+        async with anyio.create_task_group() as group:
+            group.start_soon(rest_of, entries)
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+            begin.set()
+
+    assert {False} == set(told)
+
+
+def test_a_loop_that_is_closed_while_a_thread_has_the_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands_over, closed = threading.Event(), threading.Event()
+    take = StreamedRun._take_what_may_block
+
+    def late(run: StreamedRun) -> bool:
+        handed_over = take(run)
+        hands_over.set()
+        assert closed.wait(60)
+        return handed_over
+
+    monkeypatch.setattr(StreamedRun, "_take_what_may_block", late)
+    loop = asyncio.new_event_loop()
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        reading = loop.create_task(rest_of(entries))
+        loop.run_until_complete(asyncio.to_thread(hands_over.wait))
+        loop.close()
+        closed.set()
+        for thread in run_threads():
+            thread.join()
+
+        assert not agent.busy
+        assert "runtime" == stop_of(agent)[0]
+        reading._log_destroy_pending = False  # type: ignore[attr-defined]  # as it is meant
+
+
+@on_each_runtime
+@pytest.mark.parametrize("where", ["_advance", "end_here"])
+async def test_a_ctrl_c_behind_the_turn_ends_the_run(where: str) -> None:
+    """Between taking the turn and the first step: trio raises it there, in the main task."""
+
+    class Turn(list[None]):
+        def pop(self, *_: object) -> None:
+            super().pop()
+            assert run is not None
+            run._turn = [*self]
+            raise KeyboardInterrupt
+
+    with silent_fake() as (fake, _):
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        await spoken(entries)
+        run = entries._run
+        assert run is not None
+        run._turn = Turn(run._turn)
+        leaving = rest_of(entries) if where == "_advance" else entries.aclose()
+        with pytest.raises(KeyboardInterrupt):
+            await leaving
+
+        assert not agent.busy

@@ -1,6 +1,7 @@
 """Tasks that wait for descriptors: one descriptor of the loop's serves them all."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
+from cancel_token._aio_binding import current_binding
 from cancel_token.aio import CAN_WAIT_READABLE, Sleeper
 from tests.cancel_token.loops import on_each_runtime, settled
 from tests.cancel_token.stalling import open_descriptors
@@ -161,3 +164,90 @@ def test_who_waits_in_a_loop_that_is_closed_by_hand_is_told() -> None:
         del task, loop
 
     assert before == set(open_descriptors())
+
+
+def test_a_ctrl_c_while_some_are_woken_loses_nobody() -> None:
+    woken = []
+
+    async def wait(sock: socket.socket) -> None:
+        sleeper = Sleeper()
+        await sleeper.wait_readable(sock.fileno(), never_lost)
+        woken.append(sock)
+        sleeper.leave_readiness()
+
+    with a_pair() as (first, at_first), a_pair() as (second, at_second):
+
+        async def main() -> None:
+            waiting = [asyncio.create_task(wait(sock)) for sock in (first, second)]
+            await settled()
+            readiness = current_binding()._wake_ups.readiness
+            assert readiness is not None
+            struck = next(iter(readiness.users))
+            wake = struck.wake
+
+            def strike() -> None:
+                struck.wake = wake
+                wake()
+                raise KeyboardInterrupt
+
+            struck.wake = strike
+            for sock in (at_first, at_second):
+                sock.send(b"x")
+            await asyncio.wait(waiting)
+
+        loop = asyncio.new_event_loop()
+        try:
+            task = loop.create_task(main())
+            with pytest.raises(KeyboardInterrupt):
+                loop.run_until_complete(task)
+            loop.run_until_complete(task)
+        finally:
+            loop.close()
+
+        assert {first, second} == set(woken)
+
+
+def test_a_loop_that_once_takes_no_descriptor_may_take_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the system watches enough")
+
+    async def main() -> None:
+        with a_pair() as (ours, theirs):
+            with monkeypatch.context() as context:
+                context.setattr(asyncio.get_running_loop(), "add_reader", full)
+                with pytest.raises(OSError, match="watches enough"):
+                    await read(ours)
+            theirs.send(b"now")
+            sleeper = Sleeper()
+            await sleeper.wait_readable(ours.fileno(), never_lost)
+            sleeper.leave_readiness()
+            assert b"now" == ours.recv(10)
+
+    asyncio.run(main())
+
+
+def test_a_shielded_task_waits_on_while_trio_ends() -> None:
+    woken = []
+
+    with a_pair() as (ours, theirs):
+
+        async def wait() -> None:
+            with trio.CancelScope(shield=True):
+                for _ in range(2):  # the first may end for no reason at all
+                    await Sleeper().wait_readable(ours.fileno(), never_lost)
+                woken.append(ours.recv(10))
+
+        async def goodbye() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                theirs.send(b"x")
+
+        async def main() -> None:
+            trio.lowlevel.spawn_system_task(wait)
+            trio.lowlevel.spawn_system_task(goodbye)
+            await settled()
+
+        trio.run(main)
+
+    assert [b"x"] == woken
