@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -173,43 +173,27 @@ class ModelCall:
     now: Callable[[], float] = field(default=time.time, repr=False)
 
     def entries(
-        self, step: CallModel, token: CancelToken, doing: Callable[[StopWhere], None]
-    ) -> Generator[TurnEntry, None, None]:
+        self,
+        step: CallModel,
+        token: CancelToken,
+        doing: Callable[[StopWhere], None],
+        waiting: Waiting = IN_PLACE,
+    ) -> Generator[TurnEntry | Pause, None, None]:
         """One turn, from `turn_started` to `turn_finished`. Close the iterator if you leave it early.
 
         Args:
             step: what the step machine wants.
             token: obeyed in every wait. What arrives after it was cancelled is never given.
             doing: told what this is doing, whenever that changes.
+            waiting: how to wait for the pieces of the answer. A model on this machine is always waited for in place,
+                since its own clean-up may block. The beginning may block, up to the first pause or entry but one.
 
         Yields:
-            Log entries, in order.
+            Log entries, in order, and pauses among them where it does not wait in place.
 
         Raises:
             Cancelled: the token was cancelled.
             ModelCallError: the model could not be asked, or its answer broke off; what was given stays given.
-        """
-        # It waits where it is, and so gives no pause.
-        return cast("Generator[TurnEntry, None, None]", self.entries_and_pauses(step, token, doing, IN_PLACE))
-
-    def entries_and_pauses(
-        self, step: CallModel, token: CancelToken, doing: Callable[[StopWhere], None], waiting: Waiting
-    ) -> Generator[TurnEntry | Pause, None, None]:
-        """Like `entries`, for who says how to wait. The beginning may block, up to the first pause or entry but one.
-
-        Args:
-            step: as for `entries`, like all but the last.
-            token: obeyed in every wait.
-            doing: told what this is doing.
-            waiting: how to wait for the pieces of the answer. A model on this machine is always waited for in place,
-                since its own clean-up may block.
-
-        Yields:
-            Log entries, in order, and pauses among them.
-
-        Raises:
-            Cancelled: the token was cancelled.
-            ModelCallError: as from `entries`.
         """
         yield TurnStarted(step.run_id, step.turn, producer=self.options.producer)
         body = msgspec.json.encode(self.dialect.encode(step.conversation, self.options))

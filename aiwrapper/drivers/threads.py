@@ -45,7 +45,7 @@ def drive(run: Run, model: ModelCall, tools: ToolCalls, waiting: Waiting = IN_PL
             run.token.check()
             match step:
                 case CallModel():
-                    with closing(model.entries_and_pauses(step, run.token, run.doing, waiting)) as entries:
+                    with closing(model.entries(step, run.token, run.doing, waiting)) as entries:
                         for entry in run.token.iter(entries):
                             if isinstance(entry, Pause):
                                 yield entry

@@ -2,12 +2,12 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from email.utils import formatdate
 from itertools import repeat
 from socket import create_server
-from typing import Unpack
+from typing import Unpack, cast
 
 import pytest
 from attrs import evolve
@@ -72,8 +72,15 @@ def http() -> Iterator[HttpTransport]:
     transport.close()
 
 
+def yielded_by(
+    call: ModelCall, token: CancelToken, doing: Callable[[StopWhere], None]
+) -> Generator[TurnEntry, None, None]:
+    """Of a call that waits in place, and so gives no pause."""
+    return cast("Generator[TurnEntry, None, None]", call.entries(STEP, token, doing))
+
+
 def entries_of(call: ModelCall) -> list[TurnEntry]:
-    return list(call.entries(STEP, CancelToken(), lambda what: None))
+    return list(yielded_by(call, CancelToken(), lambda what: None))
 
 
 def text_of(entries: list[TurnEntry]) -> str:
@@ -91,7 +98,7 @@ def refused(call: ModelCall) -> ModelCallError:
 
 def test_the_turn_is_started_before_the_transport_is_opened() -> None:
     call, transport = played(Recording((HELLO,)))
-    entries = call.entries(STEP, CancelToken(), lambda what: None)
+    entries = yielded_by(call, CancelToken(), lambda what: None)
     first = next(entries)
     asked_by_then = len(transport.requests)
     rest = list(entries)
@@ -105,7 +112,7 @@ def test_the_turn_is_started_before_the_transport_is_opened() -> None:
 def test_what_it_does_is_said_in_order() -> None:
     call, _ = played(Recording(status=500), Recording((HELLO,)))
     done: list[StopWhere] = []
-    list(call.entries(STEP, CancelToken(), done.append))
+    list(yielded_by(call, CancelToken(), done.append))
 
     assert done == [
         "connecting",
@@ -119,7 +126,7 @@ def test_what_it_does_is_said_in_order() -> None:
 
 def test_leaving_early_closes_the_answer() -> None:
     call, transport = played(Recording((HELLO,)))
-    with closing(call.entries(STEP, CancelToken(), lambda what: None)) as entries:
+    with closing(yielded_by(call, CancelToken(), lambda what: None)) as entries:
         for entry in entries:
             if isinstance(entry, TextDelta):
                 break
@@ -150,7 +157,7 @@ def test_a_stop_between_two_deltas_of_one_piece_loses_only_what_comes_after() ->
     call, _ = played(Recording((HELLO,)))
     token = CancelToken()
     taken: list[TurnEntry] = []
-    checked = token.iter(call.entries(STEP, token, lambda what: None))
+    checked = token.iter(yielded_by(call, token, lambda what: None))
     while not text_of(taken):
         taken.append(next(checked))
     token.cancel()
@@ -191,7 +198,7 @@ def test_a_failure_after_the_first_delta_is_not_tried_again() -> None:
     call, transport = played(Recording((HELLO[: HELLO.index(b'"lo"')],)), Recording((HELLO,)))
     taken: list[TurnEntry] = []
     with pytest.raises(ModelCallError) as caught:
-        taken.extend(call.entries(STEP, CancelToken(), lambda what: None))
+        taken.extend(yielded_by(call, CancelToken(), lambda what: None))
 
     assert caught.value.kind == "network"
     assert text_of(taken) == "Hel"
@@ -203,7 +210,7 @@ def test_a_call_that_has_begun_is_not_tried_again_either() -> None:
     call, transport = played(Recording((body[: body.index(b":1}")],)), Recording((HELLO,)))
     taken: list[TurnEntry] = []
     with pytest.raises(ModelCallError):
-        taken.extend(call.entries(STEP, CancelToken(), lambda what: None))
+        taken.extend(yielded_by(call, CancelToken(), lambda what: None))
 
     assert isinstance(taken[-1], ToolCallArguments)
     assert len(transport.requests) == 1
@@ -297,7 +304,7 @@ def test_the_wait_is_reported_before_it_begins_and_ends_with_the_token() -> None
         retry=RetryPolicy(max_retry_after_seconds=1e6),
     )
     token = CancelToken()
-    entries = call.entries(STEP, token, lambda what: None)
+    entries = yielded_by(call, token, lambda what: None)
     waiting = [entry for entry in (next(entries), next(entries)) if isinstance(entry, RetryWaiting)]
     threading.Timer(0, token.cancel).start()
     with pytest.raises(Cancelled):
@@ -334,7 +341,7 @@ def test_a_host_is_brought_to_rest_only_after_a_request_that_was_given_up() -> N
     call, _ = played(Recording((HELLO,)), Recording((HELLO,)))
     whole, stopped = Machine(), Machine()
     entries_of(evolve(call, host=whole))
-    entries = evolve(call, host=stopped).entries(STEP, CancelToken(), lambda what: None)
+    entries = yielded_by(evolve(call, host=stopped), CancelToken(), lambda what: None)
     next(entries)
     next(entries)
     entries.close()
@@ -349,7 +356,7 @@ def test_ctrl_c_while_a_host_is_brought_to_rest_is_not_swallowed() -> None:
             raise KeyboardInterrupt
 
     call, _ = played(Recording((HELLO,)))
-    entries = evolve(call, host=Slow()).entries(STEP, CancelToken(), lambda what: None)
+    entries = yielded_by(evolve(call, host=Slow()), CancelToken(), lambda what: None)
     next(entries)
     next(entries)
 
