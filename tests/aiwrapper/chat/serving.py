@@ -8,8 +8,6 @@ the application it answers `GET /memory` with what is in memory. Its last line s
 threads by their names, and what is open that was not before.
 """
 
-import ctypes
-import gc
 import json
 import sys
 import threading
@@ -17,8 +15,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import psutil
-from attrs import evolve
+from attrs import asdict, evolve
 from starlette.responses import JSONResponse
 
 from aiwrapper import ChatAgent, Lang, RetryPolicy, tool
@@ -31,6 +28,7 @@ from aiwrapper.terminal.serve import TOOL_GRACE_SECONDS
 from aiwrapper.transport import HttpRequest, HttpTransport
 from cancel_token import CancelToken
 from tests.cancel_token.stalling import open_descriptors
+from tests.memory import Memory
 
 NOWHERE = "http://provider.invalid"
 KEY = "sk-fake-0123456789abcdef"
@@ -58,35 +56,9 @@ class WithMemory(ChatApp):
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] == "/memory":
-            await JSONResponse(memory())(scope, receive, send)
+            await JSONResponse(asdict(Memory.now()))(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-
-class _MallocInfo(ctypes.Structure):
-    """glibc's `struct mallinfo2`, mallinfo(3)."""
-
-    _fields_ = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def memory() -> dict[str, int]:
-    """What this process has in memory, without garbage. With PYTHONMALLOC=malloc all of Python's is `in_use`."""
-    libc = ctypes.CDLL(None)
-    libc.mallinfo2.restype = _MallocInfo
-    gc.collect()
-    libc.malloc_trim(0)
-    found = libc.mallinfo2()
-    return {
-        "in_use_kib": (found.uordblks + found.hblkhd) // 1024,
-        "resident_kib": psutil.Process().memory_info().rss // 1024,
-        "objects": len(gc.get_objects()),
-    }
 
 
 @tool

@@ -24,6 +24,7 @@ from aiwrapper.testing import Call, Delivery, FakeProvider, Say, Think, Turn
 from aiwrapper.testing.oracle import refused_next
 from tests.aiwrapper.chat.browsing import ARGUMENTS, chromium_path
 from tests.aiwrapper.chat.servers import Json, Server
+from tests.memory import COUNTED
 
 pytestmark = pytest.mark.browser
 
@@ -170,9 +171,7 @@ async def work(server: Server) -> tuple[list[Person], list[Json]]:
 def test_many_sends_and_stops_on_four_pages_leave_every_conversation_valid_and_nothing_running(
     tmp_path: Path,
 ) -> None:
-    # One allocator that knows what is in use, and one arena: each new thread may take one, which looks like growth.
-    counted = {"PYTHONMALLOC": "malloc", "MALLOC_ARENA_MAX": "1"}
-    with FakeProvider("anthropic", turns()) as provider, Server.moving(tmp_path, **counted) as server:
+    with FakeProvider("anthropic", turns()) as provider, Server.moving(tmp_path, **COUNTED) as server:
         server.ask(provider)
         people, memory = asyncio.run(work(server))
         running = [each["id"] for each in server.client.get("api/chats").json()["chats"] if each["running"]]
