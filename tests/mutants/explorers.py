@@ -26,6 +26,9 @@ from tests.proof.exploring import (
 from tests.proof.talks import Ear, Subject, lang_of
 from tests.proof.test_bytes import SHORT, given_bytes, stop_at
 
+ROTTEN: Final = (AttributeError, NameError)
+"""What a fault raises that no longer fits the code: it breaks it, in a way that nobody had in mind."""
+
 
 class Alarm(KeyboardInterrupt):
     """The oracle has found something. It passes through every exploration, and so ends it at once."""
@@ -37,6 +40,8 @@ def _hasty() -> Iterator[None]:
     patient = Subject.check
 
     def hasty(subject: Subject[Any], outcome: Outcome) -> None:  # Any: whatever agent it has
+        if isinstance(outcome.exception, ROTTEN):
+            raise Alarm(type(outcome.exception).__name__)
         try:
             patient(subject, outcome)
         except Violation as violation:

@@ -233,7 +233,7 @@ FAULTS: Final = (
             Edit(
                 "aiwrapper._agent:Agent._settled",
                 "self._claim.pop(0)",
-                'if self._last_result.status == "completed":\n    self._claim.pop(0)',
+                'if self._last is not None and self._last[0].status == "completed":\n    self._claim.pop(0)',
             ),
         ),
         killers=("sync", "twice", "bytes", "trio", "asyncio"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants.explorers import EXPLORERS, alarm
+from tests.mutants.explorers import EXPLORERS, ROTTEN, alarm
 from tests.mutants.faults import FAULTS
 from tests.mutants.planting import Edit, Fault, Stale, planted
 
@@ -10,7 +10,10 @@ from tests.mutants.planting import Edit, Fault, Stale, planted
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_found(fault: Fault) -> None:
     with planted(fault):
-        assert alarm(fault.killers[0]) is not None
+        found = alarm(fault.killers[0])
+
+    assert found is not None
+    assert found not in {error.__name__ for error in ROTTEN}, "the fault itself is broken"
 
 
 @pytest.mark.parametrize("explorer", ["sync", "trio", "asyncio", "reading", "arming"])

@@ -1,16 +1,27 @@
 """Prints at the end of a session how much was explored, by driver."""
 
 from collections import Counter
+from typing import Final
 
 import pytest
 
 from tests.proof import profiles
+
+NIGHT_SECONDS: Final = 6 * 3600
+"""For one test of the night, which tries fifty times as many scripts as CI does. A hang is a failure there, too."""
 
 _EXPLORED = pytest.StashKey[Counter[str]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_EXPLORED] = Counter()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if profiles.NAME == "night":
+        for item in items:
+            if "proof" in item.path.parts:
+                item.add_marker(pytest.mark.timeout(NIGHT_SECONDS))
 
 
 @pytest.fixture(scope="session")

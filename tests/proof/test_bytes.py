@@ -20,7 +20,7 @@ from aiwrapper.testing import (
     assert_rules_kept,
 )
 from cancel_token import CancelToken
-from cancel_token.testing import Outcome
+from cancel_token.testing import JumpingClock, Outcome
 from cancel_token.testing.leaks import left_since, snapshot
 from tests.aiwrapper.running import lang_at
 from tests.proof.exploring import with_every_script
@@ -33,15 +33,20 @@ SHORT = Script((Turn((Say(("é",)), Call("read_page", ("{}",)))), Turn((Say(("Do
 every_dialect = pytest.mark.parametrize("dialect", DIALECTS)
 
 
+def unhurried() -> CancelToken:
+    """A token for whose run the wait before another attempt takes no time."""
+    return CancelToken(clock=JumpingClock())
+
+
 def given_bytes(dialect: DialectName, script: Script) -> int:
     """All that the provider says in an undisturbed run."""
     talk = Talk(dialect, script)
-    talk.check(Outcome(kind="returned", value=talk.run(CancelToken())))
+    talk.check(Outcome(kind="returned", value=talk.run(unhurried())))
     return talk.transport.given_bytes
 
 
 def stop_at(dialect: DialectName, script: Script, byte: int, stop: Callable[[CancelToken], object]) -> None:
-    talk, token = Talk(dialect, script), CancelToken()
+    talk, token = Talk(dialect, script), unhurried()
     talk.transport.act_at(byte, lambda: stop(token))
     result = talk.run(token)
     talk.check(Outcome(kind="returned", value=result))
