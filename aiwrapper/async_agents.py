@@ -16,21 +16,21 @@ from aiwrapper._core.log import Sink, UserMessageAdded
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed, Pipe
 from aiwrapper._run import Run, RunResult
-from aiwrapper._waiting import GIVING_WAY, IN_PLACE
 from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers._tool_calls import ToolCalls
-from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle, in_a_thread, stopped_by
-from aiwrapper.drivers.threads import drive
-from aiwrapper.model_spec import Said, new_id, user_message
-from cancel_token import CancelToken
-from cancel_token.aio import CAN_WAIT_READABLE, thread_context
+from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle
+from aiwrapper.model_spec import Said, user_message
+from cancel_token import CancelReason, CancelToken
+from cancel_token.aio import thread_context
 
 
 class AsyncChatAgent(Agent):
     """An agent for tasks of trio and asyncio; what it is made of is said by `Agent`.
 
     It belongs to no loop: each run belongs to the one it was begun in. Sinks and subscribers are told in the run's
-    thread; who wants the entries in the loop iterates `stream` or a handle.
+    thread; who wants the entries in the loop iterates `stream` or a handle. Where a task waits for a run or streams it
+    and nobody else is told of it, no sink and no subscriber, the loop itself reads the model's answer from the socket,
+    which costs less; all else, and every other run, has a thread.
     """
 
     async def run(
@@ -59,9 +59,10 @@ class AsyncChatAgent(Agent):
             Busy: the agent's own conversation is being run.
             ValueError: there is nothing in what the user says.
             BaseException: what the runtime raises in a task that it cancels, with the run settled and nothing left of
-                it. On asyncio also if the run was completed at the same moment; `last_result` says so.
+                it; also if the run was completed at the same moment, of which `last_result` knows.
         """
-        return await self._complete(user_message(said), token, conversation, sink, subscribers)
+        entries = self._entries(user_message(said), token, conversation, sink, subscribers, read=False)
+        return await entries.complete()
 
     def stream(
         self,
@@ -79,9 +80,6 @@ class AsyncChatAgent(Agent):
         reason `closed`; wrap it in `contextlib.aclosing` to know when nothing of it is left. One task at a time may
         wait for an entry, in the loop in which the first was taken.
 
-        Where nobody else is told of the run, no sink and no subscriber, the loop itself reads the model's answer from
-        the socket, which costs less; all else, and every other run, has a thread.
-
         Args:
             said: as for `run`.
             token: as for `run`.
@@ -94,21 +92,7 @@ class AsyncChatAgent(Agent):
             RuntimeError: on taking an entry: another task waits for one.
             ValueError: there is nothing in what the user says.
         """
-        message, told = user_message(said), tuple(subscribers)
-
-        def begin() -> StreamedRun:
-            pipe = Pipe()
-            stored = sink is not None or (conversation is None and self._sink is not None)
-            # They are promised to be told in the run's thread, and may take their time.
-            waiting = IN_PLACE if stored or told or not CAN_WAIT_READABLE else GIVING_WAY
-
-            def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
-                steps = drive(run, self._model, executor, waiting)
-                return StreamedRun(run, steps, thread_context(), pipe, in_threads=waiting is IN_PLACE)
-
-            return self._started(message, token, conversation, sink, (*told, pipe), streamed)
-
-        return AsyncEntries(begin)
+        return self._entries(user_message(said), token, conversation, sink, subscribers, read=True)
 
     async def continue_(
         self,
@@ -127,7 +111,8 @@ class AsyncChatAgent(Agent):
             Busy: the agent's own conversation is being run.
             ValueError: nothing has been said yet.
         """
-        return await self._complete(self._going_on(conversation), token, conversation, sink, subscribers)
+        message = self._going_on(conversation)
+        return await self._entries(message, token, conversation, sink, subscribers, read=False).complete()
 
     def start(
         self,
@@ -176,20 +161,39 @@ class AsyncChatAgent(Agent):
 
         return tool(name=name, description=description)(ask)
 
-    async def _complete(
+    def _entries(
         self,
         message: UserMessageAdded | None,
         token: CancelToken | None,
         conversation: Conversation | None,
         sink: Sink | None,
         subscribers: Iterable[Sink],
-    ) -> RunResult:
-        run_id = new_id()
-        executor = self._executor()
-        run: Run | None = None
-        try:
-            run = begun = self._begin(run_id, message, token, conversation, sink, subscribers)
-            return await in_a_thread(lambda: self._driven(begun, executor), begun.token, stopped_by)
-        except BaseException as error:
-            self._give_up(run_id, run, error)
-            raise
+        *,
+        read: bool,
+    ) -> AsyncEntries:
+        """A run that begins when it is iterated, for one task.
+
+        Args:
+            message: what is to be answered.
+            token: stops it.
+            conversation: where; None for the agent's own.
+            sink: has every entry first.
+            subscribers: have every entry, in the thread.
+            read: whether the task wants the entries, or only their end.
+        """
+        told = tuple(subscribers)
+        # They are promised to be told in the run's thread, and may take their time.
+        in_threads = bool(told) or sink is not None or (conversation is None and self._sink is not None)
+
+        def begin(stopped: CancelReason | None) -> StreamedRun:
+            pipe = Pipe()
+
+            def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
+                if stopped is not None:
+                    run.stop(stopped)
+                return StreamedRun(run, self._model, executor, pipe, in_threads=in_threads)
+
+            last = (pipe,) if read else ()
+            return self._started(message, token, conversation, sink, (*told, *last), streamed)
+
+        return AsyncEntries(begin)

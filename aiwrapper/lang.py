@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Iterable
-from functools import partial
 from typing import Generic, TypeVar
 
 import msgspec
@@ -13,12 +12,14 @@ from aiwrapper._core.conversation import Conversation, State
 from aiwrapper._core.errors import InvalidArguments, ModelCallError
 from aiwrapper._core.log import Sink, UserMessageAdded
 from aiwrapper._core.schemas import read_json, schema_of
+from aiwrapper._feed import Pipe
 from aiwrapper._run import Run, RunResult
+from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers._tool_calls import ToolCalls
-from aiwrapper.drivers.aio import in_a_thread, stopped_by
+from aiwrapper.drivers.aio import AsyncEntries
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec, Said, new_id, user_message
-from cancel_token import CancelToken
+from cancel_token import CancelReason, CancelToken
 
 T = TypeVar("T")
 
@@ -50,7 +51,8 @@ class Lang(ModelSpec):
             ModelCallError: the model could not be asked, or its answer broke off.
             ValueError: there is nothing in the question.
         """
-        return _answer(self, user_message(said), instructions, subscribers, _token(token))
+        question = _Question(Conversation(), user_message(said), instructions)
+        return _answer(self, question, _token(token), subscribers)
 
     def chat(
         self,
@@ -72,7 +74,8 @@ class Lang(ModelSpec):
             ModelCallError: the model could not be asked, or its answer broke off.
             ValueError: the conversation is empty.
         """
-        return _answer(self, _asked(conversation), instructions, subscribers, _token(token))
+        question = _Question(_asked(conversation), None, instructions)
+        return _answer(self, question, _token(token), subscribers)
 
     def ask_for_object(
         self,
@@ -97,15 +100,19 @@ class Lang(ModelSpec):
             TypeError: JSON cannot be read into the type.
             ValueError: there is nothing in the question, or no attempt is allowed.
         """
-        return _object(self, user_message(said), wanted, instructions, max_attempts, _token(token))
+        attempts = _Attempts(self.model, user_message(said), wanted, instructions, max_attempts)
+        while True:
+            found = attempts.judge(_answer(self, attempts.question, _token(token), ()))
+            if found is not None:
+                return found
 
 
 @frozen(kw_only=True)
 class AsyncLang(ModelSpec):
     """A model, to be asked by tasks of trio and asyncio: `Lang` with the same names, awaited.
 
-    Each question runs in a thread of its own. Where the runtime cancels the task, the question is stopped, nothing
-    of it is left, and the runtime's exception goes on.
+    Where the runtime cancels the task, the question is stopped, nothing of it is left, and the runtime's exception goes
+    on. The loop reads the answer itself where it can, and nobody else is told of it; all else has a thread.
     """
 
     async def ask(
@@ -117,9 +124,8 @@ class AsyncLang(ModelSpec):
         subscribers: Iterable[Sink] = (),
     ) -> RunResult:
         """`Lang.ask`, awaited. The subscribers are told in the question's thread."""
-        with _token(token).child() as own:
-            question = partial(_answer, self, user_message(said), instructions, subscribers, own)
-            return await in_a_thread(question, own, stopped_by)
+        question = _Question(Conversation(), user_message(said), instructions)
+        return await _answer_awaited(self, question, _token(token), subscribers)
 
     async def chat(
         self,
@@ -130,9 +136,8 @@ class AsyncLang(ModelSpec):
         subscribers: Iterable[Sink] = (),
     ) -> RunResult:
         """`Lang.chat`, awaited. The subscribers are told in the question's thread."""
-        with _token(token).child() as own:
-            question = partial(_answer, self, _asked(conversation), instructions, subscribers, own)
-            return await in_a_thread(question, own, stopped_by)
+        question = _Question(_asked(conversation), None, instructions)
+        return await _answer_awaited(self, question, _token(token), subscribers)
 
     async def ask_for_object(
         self,
@@ -144,9 +149,11 @@ class AsyncLang(ModelSpec):
         max_attempts: int = 3,
     ) -> "ObjectResult[T]":
         """`Lang.ask_for_object`, awaited."""
-        with _token(token).child() as own:
-            question = partial(_object, self, user_message(said), wanted, instructions, max_attempts, own)
-            return await in_a_thread(question, own, lambda found: stopped_by(found.result))
+        attempts = _Attempts(self.model, user_message(said), wanted, instructions, max_attempts)
+        while True:
+            found = attempts.judge(await _answer_awaited(self, attempts.question, _token(token), ()))
+            if found is not None:
+                return found
 
 
 @frozen
@@ -179,18 +186,6 @@ def _nobody(run: Run) -> None:
     """Nobody waits for this run but its caller."""
 
 
-def _answer(
-    spec: ModelSpec,
-    asked: UserMessageAdded | Conversation,
-    instructions: str,
-    subscribers: Iterable[Sink],
-    token: CancelToken,
-) -> RunResult:
-    if isinstance(asked, Conversation):
-        return _turn(spec, asked, None, instructions, token, subscribers)
-    return _turn(spec, Conversation(), asked, instructions, token, subscribers)
-
-
 def _asked(conversation: Conversation) -> Conversation:
     if conversation.head is None:
         raise ValueError("there is nothing in the conversation that could be answered")
@@ -201,54 +196,113 @@ def _token(token: CancelToken | None) -> CancelToken:
     return CancelToken.never() if token is None else token
 
 
-def _object(
-    spec: ModelSpec,
-    message: UserMessageAdded,
-    wanted: type[T],
-    instructions: str,
-    max_attempts: int,
-    token: CancelToken,
-) -> "ObjectResult[T]":
-    if max_attempts < 1:
-        raise ValueError(f"max_attempts must be at least 1, not {max_attempts!r}")
-    schema = msgspec.json.encode(schema_of(wanted)).decode()
-    system = f"{instructions}\n\n{_AS_JSON}\n{schema}".strip()
-    conversation = Conversation()
-    for _ in range(max_attempts):
-        result = _turn(spec, conversation, message, system, token, ())
+@frozen
+class _Question:
+    """What a model is asked: a conversation, what is said next if that is not in it, and the system prompt."""
+
+    conversation: Conversation
+    message: UserMessageAdded | None
+    instructions: str
+
+    def run(self, token: CancelToken, subscribers: Iterable[Sink]) -> Run:
+        """A run in which it is answered."""
+        return Run(
+            State(self.conversation),
+            new_id(),
+            user_message=self.message,
+            token=token,
+            max_turns=1,
+            sink=None,
+            subscribers=subscribers,
+            now=time.time,
+            settled=_nobody,
+        )
+
+
+class _Attempts(Generic[T]):
+    """Attempts to have a value of a type said: what is asked next, and what an answer is worth.
+
+    Args:
+        model: its name, for people.
+        message: what the user said.
+        wanted: the type.
+        instructions: the system prompt.
+        max_attempts: how often the model may try.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        message: UserMessageAdded,
+        wanted: type[T],
+        instructions: str,
+        max_attempts: int,
+    ) -> None:
+        if max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {max_attempts!r}")
+        schema = msgspec.json.encode(schema_of(wanted)).decode()
+        self.question: _Question = _Question(
+            Conversation(), message, f"{instructions}\n\n{_AS_JSON}\n{schema}".strip()
+        )
+        self._model = model
+        self._wanted = wanted
+        self._max_attempts = max_attempts
+        self._made = 0
+
+    def judge(self, result: RunResult) -> ObjectResult[T] | None:
+        """What became of it; None if the model is to be asked once more, which `question` is then.
+
+        Raises:
+            ModelCallError: nothing that it said fits, and it has had its attempts.
+        """
         if result.stop is not None:
             return ObjectResult(None, result)
         try:
-            return ObjectResult(read_json(_json_part(result.text), wanted), result)
+            return ObjectResult(read_json(_json_part(result.text), self._wanted), result)
         except InvalidArguments as error:
             problem = error
-        conversation, message = result.conversation, user_message(_TRY_AGAIN.format(problem))
-    raise ModelCallError(
-        f"the model {spec.model!r} did not give the JSON that was asked for in {max_attempts} attempts: {problem}",
-        kind="protocol",
-    )
+        self._made += 1
+        if self._made == self._max_attempts:
+            raise ModelCallError(
+                f"the model {self._model!r} did not give the JSON that was asked for"
+                f" in {self._made} attempts: {problem}",
+                kind="protocol",
+            )
+        message = user_message(_TRY_AGAIN.format(problem))
+        self.question = _Question(result.conversation, message, self.question.instructions)
+        return None
 
 
-def _turn(
-    spec: ModelSpec,
-    conversation: Conversation,
-    message: UserMessageAdded | None,
-    instructions: str,
-    token: CancelToken,
-    subscribers: Iterable[Sink],
+def _answer(
+    spec: ModelSpec, question: _Question, token: CancelToken, subscribers: Iterable[Sink]
 ) -> RunResult:
-    run = Run(
-        State(conversation),
-        new_id(),
-        user_message=message,
-        token=token,
-        max_turns=1,
-        sink=None,
-        subscribers=subscribers,
-        now=time.time,
-        settled=_nobody,
-    )
-    result = complete(run, spec.call(instructions), ToolCalls({}))
+    run = question.run(token, subscribers)
+    return _unless_failed(complete(run, spec.call(question.instructions), ToolCalls({})))
+
+
+async def _answer_awaited(
+    spec: ModelSpec, question: _Question, token: CancelToken, subscribers: Iterable[Sink]
+) -> RunResult:
+    told = tuple(subscribers)
+
+    def begin(stopped: CancelReason | None) -> StreamedRun:
+        run = question.run(token, told)
+        if stopped is not None:
+            run.stop(stopped)
+        model = spec.call(question.instructions)
+        started = StreamedRun(run, model, ToolCalls({}), Pipe(), in_threads=bool(told))
+        started.start()
+        return started
+
+    return _unless_failed(await AsyncEntries(begin).complete())
+
+
+def _unless_failed(result: RunResult) -> RunResult:
+    """Give the result, unless it has failed.
+
+    Raises:
+        Exception: why it has failed.
+    """
     if result.status == "failed":
         assert result.error is not None
         raise result.error

@@ -16,18 +16,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
+import attrs
 import openai
 import psutil
 from openai import DefaultAsyncHttpxClient
 from openai.types.chat import ChatCompletionMessageParam
 
 from aiwrapper import AsyncChatAgent, CancelToken, ChatAgent, Conversation, Entry, Lang, TextDelta
-from aiwrapper.transport import HttpTransport
+from aiwrapper.transport import ArrivingBody, HttpRequest, HttpTransport
 from benchmarks._files import raise_file_limit
+from cancel_token.http import NothingArrived
+
+T = TypeVar("T")
 
 PROMPT: Final = "Say something long."
 MODEL: Final = "fake-model"
@@ -94,6 +98,45 @@ class Crowd:
         return sum(reading.events for reading in self.readings)
 
 
+@attrs.frozen
+class CountedBody:
+    """A body that tells a reading of the events that pass; for runs whose entries nobody has."""
+
+    body: ArrivingBody
+    reading: Reading
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._counted(iter(self.body))
+
+    def iter_nowait(self) -> Iterator[bytes | NothingArrived]:
+        return self._counted(self.body.iter_nowait())
+
+    def _counted(self, items: Iterator[T]) -> Iterator[T]:
+        for item in items:
+            if isinstance(item, bytes):
+                for _ in range(item.count(b"data: ")):
+                    self.reading.one_more()
+            yield item
+
+
+class Counting:
+    """A transport whose answers are counted, each by the next reading of a crowd.
+
+    Args:
+        http: asks.
+        crowd: whose readings.
+    """
+
+    def __init__(self, http: HttpTransport, crowd: "Crowd") -> None:
+        self._http = http
+        self._readings = iter(crowd.readings)
+
+    @contextlib.contextmanager
+    def open(self, request: HttpRequest, token: CancelToken, /) -> Iterator[ArrivingBody]:
+        with self._http.open(request, token) as body:
+            yield CountedBody(body, next(self._readings))
+
+
 def threads(crowd: Crowd) -> None:
     """Our blocking agent, a thread for each run."""
     with contextlib.closing(HttpTransport()) as transport:
@@ -117,7 +160,7 @@ def threads(crowd: Crowd) -> None:
 
 def _tasks(backend: str, *, stream: bool) -> Callable[[Crowd], None]:
     async def run(agent: AsyncChatAgent, crowd: Crowd, reading: Reading) -> None:
-        await agent.run(PROMPT, token=crowd.token, conversation=Conversation(), subscribers=[reading])
+        await agent.run(PROMPT, token=crowd.token, conversation=Conversation())
 
     async def read(agent: AsyncChatAgent, crowd: Crowd, reading: Reading) -> None:
         entries = agent.stream(PROMPT, token=crowd.token, conversation=Conversation())
@@ -126,7 +169,8 @@ def _tasks(backend: str, *, stream: bool) -> Callable[[Crowd], None]:
                 reading.append(entry)
 
     async def main(crowd: Crowd) -> None:
-        with contextlib.closing(HttpTransport()) as transport:
+        with contextlib.closing(HttpTransport()) as http:
+            transport = http if stream else Counting(http, crowd)
             agent = AsyncChatAgent(
                 Lang.openai_like(base_url=crowd.base_url, model=MODEL, api_key=KEY, transport=transport)
             )

@@ -5,10 +5,10 @@
 A server in another process (`_paced_server.py`) streams to all at a pace; each contender has a fresh process and a
 fresh server. It prints CPU per event, memory per run, and the time from one parent token's `cancel()` until all runs
 have settled and the server has seen every hang-up, beside the same of the official async OpenAI client, whose tasks are
-cancelled. It ends with status 1 if a stream that a task of ours reads, which is what the official client's tasks do, is
-over a limit: half of its CPU, 64 KiB a run, and with 4,000 streams or more half of its time to stop them. With fewer
-the time is shown and not judged: both take a fraction of a second. Runs that have a thread each, because they block or
-because whoever watches them may, are shown beside the streams and not judged; docs/design.md says what they cost.
+cancelled. It ends with status 1 if a run that a task of ours reads or waits for, which is what the official client's
+tasks do, is over a limit: half of its CPU, 64 KiB a run, and with 4,000 streams or more half of its time to stop them.
+With fewer the time is shown and not judged: both take a fraction of a second. Blocking runs, which have a thread each,
+are shown beside them and not judged; docs/design.md says what they cost.
 
 Both sides do what their users do: ours keeps a log and a conversation, the official client makes an object of each
 event, of which the text is kept. The soft limit of open files is raised to the hard one, in each process. Left out:
@@ -54,8 +54,8 @@ class Row:
 
     @property
     def is_judged(self) -> bool:
-        """Whether it is held to the limits: a stream."""
-        return self.name.endswith("stream")
+        """Whether it is held to the limits: tasks are."""
+        return self.name != "threads"
 
     def keeps(self, baseline: "Row") -> bool:
         return (

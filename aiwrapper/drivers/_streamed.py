@@ -1,8 +1,9 @@
-"""A run that one task reads: its loop drives it while the model's answer is on its way, threads drive it for the rest.
+"""A run that one task waits for: its loop drives it while the model's answer is on its way, threads for the rest.
 
 Where a thread drives a run that a task reads, each event costs two wake-ups: the socket's of the thread, and the
-thread's of the loop. So the thread hands the run over when it would wait for the answer, and ends. The task waits for
-the socket itself and takes the run's steps where it is, up to one that may block, with which the next thread begins.
+thread's of the loop; and a thread that waits for a model costs memory, and an order to end of its own. So the thread
+hands the run over when it would wait for the answer, and ends. The task waits for the socket itself and takes the run's
+steps where it is, up to one that may block, with which the next thread begins.
 What is driven is the same in all of them, `drive`: what it decides and appends, and how it ends, is written once.
 
 1. *One at a time.* Whoever takes steps has popped `_turn`, a list of one item, and puts it back after them.
@@ -15,7 +16,6 @@ What is driven is the same in all of them, `drive`: what it decides and appends,
    and then tries to pop `_turn`. At least one of them ends the run.
 """
 
-import contextvars
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -25,37 +25,40 @@ import anyio.lowlevel
 
 from aiwrapper._core.log import Entry
 from aiwrapper._feed import Pipe
+from aiwrapper._model_call import ModelCall
 from aiwrapper._run import Run
-from aiwrapper._waiting import Pause, Point
-from aiwrapper.drivers.threads import Steps, give_up
+from aiwrapper._waiting import GIVING_WAY, IN_PLACE, Pause, Point
+from aiwrapper.drivers._tool_calls import ToolCalls
+from aiwrapper.drivers.threads import drive, give_up
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import LoopCall, Sleeper
+from cancel_token.aio import CAN_WAIT_READABLE, LoopCall, Sleeper, thread_context
 from cancel_token.http import NothingArrived
 
 
 class StreamedRun:
     """Drives a run for its only reader, a task. Made in the task, like everything here but `_in_thread`.
 
+    The run and its tools see the task's context variables.
+
     Args:
         run: it.
-        steps: drive it to its end. Where they give way when nothing has arrived, the loop goes on with them.
-        context: the context variables that the run and its tools see.
-        pipe: has the run's entries last.
-        in_threads: whether the loop takes no step of it, not even its end: the steps may block whenever they like.
+        model: whom it asks.
+        tools: execute the calls.
+        pipe: has the run's entries last, where the reader wants them.
+        in_threads: whether the loop takes no step of it, not even its end: who is told of it may block.
 
     Raises:
         RuntimeError: this is no task of trio or asyncio.
     """
 
-    def __init__(
-        self, run: Run, steps: Steps, context: contextvars.Context, pipe: Pipe, *, in_threads: bool
-    ) -> None:
+    def __init__(self, run: Run, model: ModelCall, tools: ToolCalls, pipe: Pipe, *, in_threads: bool) -> None:
         self.run = run
         self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
         """Cancelled when nothing of the run is left."""
-        self._steps = steps
-        self._next = steps.__next__
-        self._context = context
+        in_threads = in_threads or not CAN_WAIT_READABLE
+        self._steps = drive(run, model, tools, IN_PLACE if in_threads else GIVING_WAY)
+        self._next = self._steps.__next__
+        self._context = thread_context()
         self._pipe = pipe
         pipe.stopped = run.token
         self._turn: list[None] = [None]
@@ -74,10 +77,14 @@ class StreamedRun:
         """Begin.
 
         Raises:
-            RuntimeError: the system has no thread left.
+            RuntimeError: the system has no thread left. The run has ended.
         """
         self._news.follow(self.run.token)
-        self._lend()
+        try:
+            self._lend()
+        except BaseException as error:
+            self._give_up(error)
+            raise
 
     # For the reader
 
@@ -130,8 +137,9 @@ class StreamedRun:
         bell, ask = self._pipe.bell, self._news.ask
         bell.hang(ask)
         try:
-            if self._lent and not self._pipe.has_news:
-                await reader.sleep()
+            if not self._lent or self._pipe.has_news:  # in between; a task that sleeps all the same
+                ask()  # goes the same way each time
+            await reader.sleep()
         finally:
             bell.forget(ask)
 

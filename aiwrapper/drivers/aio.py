@@ -5,7 +5,7 @@ written down and ends, exactly as in code that blocks. What a task does is to wa
 entries that it hands over, and to stop it when the runtime cancels the task. `async def` tools run in the event loop.
 
 So an event loop does nothing for a run that nobody watches but to be woken at its end, and a slow disk, a slow parser
-or a deaf tool holds up no other task. A run that one task streams, and nobody else is told of, is the exception: the
+or a deaf tool holds up no other task. A run that one task waits for, and nobody else is told of, is the exception: the
 event loop itself takes those of its steps that block on nothing (`_streamed.py`).
 """
 
@@ -29,39 +29,8 @@ T = TypeVar("T")
 ENTRIES_BETWEEN_CHECKPOINTS: Final = 64
 """How many entries that are there already a task may take in a row. Chosen by hand: some 100 us of work."""
 
-
-def stopped_by(result: RunResult) -> str | None:
-    """Who stopped a run, None if nobody did."""
-    return None if result.stop is None else result.stop.reason
-
-
-async def in_a_thread(work: Callable[[], T], own: CancelToken, stopped_by: Callable[[T], str | None]) -> T:
-    """Do what blocks and makes a result of its own stop, in a thread, and wait for it.
-
-    Args:
-        work: works under `own`.
-        own: nobody else's; cancelled with kind `runtime` when the runtime cancels the task.
-        stopped_by: the kind of the reason for which a result says that the work was stopped.
-
-    Returns:
-        What the work has made; also of a stop by the token.
-
-    Raises:
-        BaseException: what the runtime raises in a task that it cancels, when the work was stopped by that and nothing
-            of it is left.
-    """
-    return await run_sync(_work, work, own, stopped_by, token=CancelToken.never())
-
-
-def _work(
-    work: Callable[[], T], own: CancelToken, stopped_by: Callable[[T], str | None], *, token: CancelToken
-) -> T:
-    """In the thread. `token` is cancelled by the runtime alone."""
-    with token.on_cancel(own.cancel_and_report, CancelReason("runtime", "the task was cancelled")):
-        result = work()
-    if stopped_by(result) == "runtime":
-        token.check()
-    return result
+READER_CANCELLED: Final = "the task that waited for the run was cancelled"
+"""Said of a stop by the runtime."""
 
 
 class AsyncRunHandle(StartedRun):
@@ -126,10 +95,10 @@ class AsyncEntries(AsyncIterator[Entry]):
     `contextlib.aclosing`, also waits until nothing of it is left.
 
     Args:
-        begin: begins the run.
+        begin: begins the run; given a reason, one that has been stopped before it could ask anybody.
     """
 
-    def __init__(self, begin: Callable[[], StreamedRun]) -> None:
+    def __init__(self, begin: Callable[[CancelReason | None], StreamedRun]) -> None:
         self._begin = begin
         self._run: StreamedRun | None = None
         self._in_a_row = 0
@@ -138,11 +107,13 @@ class AsyncEntries(AsyncIterator[Entry]):
     async def __anext__(self) -> Entry:
         if self._closed:
             raise StopAsyncIteration
-        if self._run is None:
-            self._run = self._begin()
-        run = self._run
+        run, begins = self._run, self._run is None
+        if run is None:
+            run = await self._started()
         run.check_reader()
         try:
+            if begins:
+                await run.wait()  # for its thread, which has just been started
             while True:
                 if self._in_a_row == ENTRIES_BETWEEN_CHECKPOINTS:
                     self._in_a_row = 0
@@ -162,10 +133,32 @@ class AsyncEntries(AsyncIterator[Entry]):
             raise
         except BaseException as error:
             kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
-            await self._close(CancelReason(kind, "the task that read the stream was cancelled"))
+            await self._close(CancelReason(kind, READER_CANCELLED))
             raise
         await self.aclose()
         raise StopAsyncIteration
+
+    async def complete(self) -> RunResult:
+        """Let the run go on to its end, for a reader who wants no entry.
+
+        Returns:
+            What became of it.
+        """
+        async for _ in self:
+            pass
+        assert self._run is not None
+        return self._run.run.result()
+
+    async def _started(self) -> StreamedRun:
+        try:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        except anyio.get_cancelled_exc_class():
+            # What the user has said is kept (S4), and nobody is asked.
+            self._run = self._begin(CancelReason("runtime", READER_CANCELLED))
+            await self.aclose()
+            raise
+        run = self._run = self._begin(None)
+        return run
 
     async def aclose(self) -> None:
         """Stop the run if it has not ended, and wait until nothing of it is left.

@@ -1,9 +1,9 @@
-"""A stream whose socket the loop reads: no thread while it streams, and every end that a run can have."""
+"""A run whose socket the loop reads: no thread while the model speaks, and every end that a run can have."""
 
 import asyncio
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 
 import anyio
@@ -12,11 +12,13 @@ import pytest
 
 from aiwrapper import (
     AsyncChatAgent,
+    AsyncLang,
     CancelToken,
     Entry,
     RetryWaiting,
     RunFailed,
     RunFinished,
+    RunResult,
     RunStopped,
     TextDelta,
     ToolFinished,
@@ -32,7 +34,7 @@ from aiwrapper.testing.scripts import Cut, Delivery
 from aiwrapper.transport import SILENCE_TIMEOUT_SECONDS
 from cancel_token.aio import run_sync, wait_cancelled
 from cancel_token.testing import ManualClock
-from tests.aiwrapper.running import HELLO, Acting, lang_at
+from tests.aiwrapper.running import HELLO, KEY, Acting, lang_at
 from tests.cancel_token.loops import living_tasks, on_each_runtime, settled
 
 BEHIND_HEL = 603
@@ -116,6 +118,69 @@ async def test_no_thread_of_the_run_is_there_while_it_streams() -> None:
 
     assert agent.last_result is not None
     assert (agent.last_result.status, agent.last_result.text) == ("completed", "Hello")
+
+
+def waited_for(fake: FakeProvider, how: str, token: CancelToken) -> Awaitable[RunResult]:
+    """The same question, by a reader who wants no entry."""
+    if how == "run":
+        return agent_at(fake).run("Hi", token=token)
+    asked = AsyncLang.openai_like(base_url=fake.base_url, model=fake.model, api_key=KEY)
+    return asked.ask("Hi", token=token)
+
+
+@pytest.mark.parametrize("how", ["run", "ask"])
+@on_each_runtime
+async def test_no_thread_of_the_run_is_there_while_its_end_is_waited_for(how: str) -> None:
+    results = []
+    with silent_fake() as (fake, hold):
+
+        async def wait() -> None:
+            results.append(await waited_for(fake, how, CancelToken()))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await run_sync(hold.reached.wait)
+            await in_the_loop()
+            assert [] == run_threads()
+            hold.release()
+
+    assert [("completed", "Hello")] == [(result.status, result.text) for result in results]
+
+
+@pytest.mark.parametrize("how", ["run", "ask"])
+@on_each_runtime
+async def test_a_stop_ends_a_run_whose_end_is_waited_for_in_the_loop(how: str) -> None:
+    results, token = [], CancelToken()
+    with silent_fake() as (fake, hold):
+
+        async def wait() -> None:
+            results.append(await waited_for(fake, how, token))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await run_sync(hold.reached.wait)
+            await in_the_loop()
+            token.cancel("enough")
+        await hung_up(fake)
+        hold.release()
+
+    assert ["enough"] == [result.stop and result.stop.message for result in results]
+    assert (0, 0) == (token.stats().children, token.stats().registrations)
+
+
+@on_each_runtime
+async def test_a_stream_of_a_task_that_is_cancelled_already_asks_nobody_and_keeps_what_was_said() -> None:
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        agent = agent_at(fake)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(agent.stream("Hi"))
+
+        assert scope.cancelled_caught
+        assert not fake.requests
+        assert ("runtime", "") == stop_of(agent)
+        assert 1 == len(agent.conversation.messages)
+        await goes_on(agent)
 
 
 @on_each_runtime
