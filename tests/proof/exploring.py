@@ -62,6 +62,9 @@ ONE_TOOL: Final = Script(
 SPOKEN: Final = Script((HttpError(500), Turn((Think(("Hm",)), Say(("It is ", "é", "."))))))
 """Without tools, so that it goes the same way after a stop, too."""
 
+REFUSED: Final = Script((HttpError(400),))
+"""It fails, so that a stop meets a run that fails."""
+
 CUT: Final = Script(
     (Turn((Say(("Let me",)), Call("run", ("{}",)), Call("read_page", ('{"a',))), finish="length"),)
 )

@@ -152,10 +152,12 @@ class Subject(Generic[A]):
 
     def _note_stop(self) -> None:
         run = self.agent._run
-        if self.agent.last_result is not self._results_before or (run is not None and run.ended):
-            self.ended_at_stop = (
-                None  # a second thread's stop may have come before the end, and to us after it
-            )
+        if self.agent.last_result is not self._results_before or (
+            run is not None and (run.ended or run._ending is not None)
+        ):
+            # A second thread's stop may have come before the end, and to us after it; or when it was decided that the
+            # run has failed, and that was not yet written down.
+            self.ended_at_stop = None
         self.at_stop = self.agent.conversation
 
     def evidence(self, *, interrupted: bool = False) -> Evidence:

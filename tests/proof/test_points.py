@@ -13,6 +13,7 @@ from cancel_token.testing import Backend
 from tests.proof.exploring import (
     CUT,
     ONE_TOOL,
+    REFUSED,
     SPOKEN,
     TALKATIVE,
     TARGETS,
@@ -51,7 +52,7 @@ def test_it_may_be_stopped_before_every_line(dialect: DialectName, explored: Cou
         report = explore_threads(dialect, script, backend="line", targets=TARGETS, select="per-site")
         judged(report, explored, "threads: before a line, from another thread")
 
-    with_every_script(PROFILE.lines, hold, ONE_TOOL)
+    with_every_script(PROFILE.lines, hold, ONE_TOOL, REFUSED)
 
 
 @every_dialect
