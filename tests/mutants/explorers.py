@@ -73,9 +73,11 @@ def alarm(explorer: str) -> str | None:
         return str(found)
     except BaseExceptionGroup as group:
         found_in, rest = group.split(Alarm)
-        if found_in is None or rest is not None:
+        if found_in is not None and rest is None:
+            return str(found_in.exceptions[0])
+        if not isinstance(group, ExceptionGroup):
             raise
-        return str(found_in.exceptions[0])
+        return type(group.exceptions[0]).__name__  # as below
     except Violation as violation:
         return violation.name
     except AssertionError as error:
@@ -182,6 +184,7 @@ async def _leave_a_stream_whose_tool_goes_on() -> None:
             let_out.append(stop)
         finally:
             busy_when_left.append(agent.busy)
+            begun.set()  # or a run that fails at once would be waited for here, and not seen
 
     async with anyio.create_task_group() as group:
         group.start_soon(read)

@@ -288,7 +288,7 @@ FAULTS: Final = (
             Edit(
                 "aiwrapper._agent:Agent._begin",
                 "token=CancelToken.never() if token is None else token,",
-                'token=self.__dict__.setdefault("kept", token),',
+                'token=self.__dict__.setdefault("kept", CancelToken.never() if token is None else token),',
             ),
         ),
         killers=("sync", "twice", "bytes", "trio", "asyncio"),
