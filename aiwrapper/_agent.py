@@ -6,7 +6,7 @@ from contextvars import Context
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
@@ -28,6 +28,25 @@ StartedT = TypeVar("StartedT", RunThread, StreamedRun)
 
 DEFAULT_MAX_TURNS: Final = 50
 """Chosen by hand: more than any task of ours needed, few enough that an agent in a circle ends."""
+
+
+@frozen
+class Beginning:
+    """What a run begins with.
+
+    Args:
+        message: what is to be answered; None if the conversation says so already.
+        token: stops it; None for nobody.
+        conversation: where; None for the agent's own.
+        sink: has every entry first, instead of the agent's; None for the agent's, if it is the agent's conversation.
+        subscribers: have every entry.
+    """
+
+    message: UserMessageAdded | None
+    token: CancelToken | None
+    conversation: Conversation | None
+    sink: Sink | None
+    subscribers: tuple[Sink, ...]
 
 
 class Agent:
@@ -133,27 +152,30 @@ class Agent:
             message.id, message.parts, parent_id=message.parent_id, synthetic=True, at=self._now()
         )
 
-    def _begin(
-        self,
-        run_id: str,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-    ) -> Run:
-        own = conversation is None
+    def _store_of(self, beginning: Beginning) -> Sink | None:
+        """What has every entry of a run first."""
+        if beginning.sink is not None or beginning.conversation is not None:
+            return beginning.sink
+        return self._sink
+
+    def _begin(self, run_id: str, beginning: Beginning, *readers: Sink) -> Run:
+        """Begin a run, of which the readers are told last.
+
+        Raises:
+            Busy: it is the agent's own conversation, and that is being run.
+        """
+        own = beginning.conversation is None
         if own and self._claim.setdefault(0, run_id) != run_id:
             raise Busy("the agent is running: wait for the run or stop it, or pass a conversation of its own")
         run = Run(
-            self._state if conversation is None else State(conversation),
+            self._state if beginning.conversation is None else State(beginning.conversation),
             run_id,
-            user_message=message,
-            token=CancelToken.never() if token is None else token,
+            user_message=beginning.message,
+            token=CancelToken.never() if beginning.token is None else beginning.token,
             max_turns=self.max_turns,
             budget=self.budget,
-            sink=sink if sink is not None or not own else self._sink,
-            subscribers=subscribers,
+            sink=self._store_of(beginning),
+            subscribers=(*beginning.subscribers, *readers),
             now=self._now,
             settled=self._settled,
         )
@@ -161,58 +183,36 @@ class Agent:
             self._run = run
         return run
 
-    def _thread(
-        self,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-        feed: Feed,
-        context: Context,
-    ) -> RunThread:
+    def _thread(self, beginning: Beginning, feed: Feed, context: Context) -> RunThread:
         """Begin a run and have it driven in a thread.
 
         Args:
-            message: what is to be answered.
-            token: stops it.
-            conversation: where; None for the agent's own.
-            sink: has every entry first.
-            subscribers: have every entry, in the thread.
+            beginning: what it begins with; the subscribers are told in the thread.
             feed: has every entry last.
             context: the context variables of the run and its tools.
         """
 
         def thread(run: Run, executor: ToolCalls) -> RunThread:
-            # A lambda and no partial, here as for `run()`: a call through C costs a thread some 4 KiB of its stack.
+            # A lambda and no partial: a call through C costs a thread some 4 KiB of its stack.
             return RunThread(run, lambda: self._driven(run, executor), context, feed.end)
 
-        return self._started(message, token, conversation, sink, (*subscribers, feed), thread)
+        return self._started(beginning, thread, feed)
 
     def _started(
-        self,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-        make: Callable[[Run, ToolCalls], StartedT],
+        self, beginning: Beginning, make: Callable[[Run, ToolCalls], StartedT], *readers: Sink
     ) -> StartedT:
         """Begin a run and start what drives it.
 
         Args:
-            message: what is to be answered.
-            token: stops it.
-            conversation: where; None for the agent's own.
-            sink: has every entry first.
-            subscribers: have every entry.
+            beginning: what it begins with.
             make: makes what drives it.
+            *readers: have every entry last.
         """
         run_id = new_id()
         executor = self._executor()
         run: Run | None = None
         try:
-            run = self._begin(run_id, message, token, conversation, sink, subscribers)
+            run = self._begin(run_id, beginning, *readers)
             driver = make(run, executor)
             driver.start()
         except BaseException as error:

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextvars import copy_context
 
-from aiwrapper._agent import Agent, sub_agent_answer
+from aiwrapper._agent import Agent, Beginning, sub_agent_answer
 from aiwrapper._core.conversation import Conversation
-from aiwrapper._core.log import Entry, Sink, UserMessageAdded
+from aiwrapper._core.log import Entry, Sink
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed
 from aiwrapper._run import Run, RunResult
@@ -57,7 +57,7 @@ class ChatAgent(Agent):
             ValueError: there is nothing in what the user says.
             KeyboardInterrupt: or another exception of the caller's thread, with the run settled on the way.
         """
-        return self._complete(user_message(said), token, conversation, sink, subscribers)
+        return self._complete(Beginning(user_message(said), token, conversation, sink, tuple(subscribers)))
 
     def stream(
         self,
@@ -86,7 +86,7 @@ class ChatAgent(Agent):
             Busy: on taking the first entry: the agent's own conversation is being run.
             ValueError: there is nothing in what the user says.
         """
-        return self._entries(user_message(said), token, conversation, sink, subscribers)
+        return self._entries(Beginning(user_message(said), token, conversation, sink, tuple(subscribers)))
 
     def continue_(
         self,
@@ -105,7 +105,8 @@ class ChatAgent(Agent):
             Busy: the agent's own conversation is being run.
             ValueError: nothing has been said yet.
         """
-        return self._complete(self._going_on(conversation), token, conversation, sink, subscribers)
+        message = self._going_on(conversation)
+        return self._complete(Beginning(message, token, conversation, sink, tuple(subscribers)))
 
     def start(
         self,
@@ -127,10 +128,9 @@ class ChatAgent(Agent):
             ValueError: there is nothing in what the user says.
             RuntimeError: the system has no thread left.
         """
+        beginning = Beginning(user_message(said), token, conversation, sink, tuple(subscribers))
         feed = Feed()
-        context = copy_context()
-        message = user_message(said)
-        return RunHandle(self._thread(message, token, conversation, sink, subscribers, feed, context), feed)
+        return RunHandle(self._thread(beginning, feed, copy_context()), feed)
 
     def as_tool(
         self, name: str, description: str, *, started: Callable[[RunHandle], object] | None = None
@@ -156,36 +156,22 @@ class ChatAgent(Agent):
 
         return tool(name=name, description=description)(ask)
 
-    def _complete(
-        self,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-    ) -> RunResult:
+    def _complete(self, beginning: Beginning) -> RunResult:
         run_id = new_id()
         run: Run | None = None
         try:
-            run = self._begin(run_id, message, token, conversation, sink, subscribers)
+            run = self._begin(run_id, beginning)
             return complete(run, self._model, self._tool_calls)
         except BaseException as error:
             self._give_up(run_id, run, error)
             raise
 
-    def _entries(
-        self,
-        message: UserMessageAdded,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-    ) -> Generator[Entry, None, None]:
+    def _entries(self, beginning: Beginning) -> Generator[Entry, None, None]:
         appended: deque[Entry] = deque()
         run_id = new_id()
         run: Run | None = None
         try:
-            run = self._begin(run_id, message, token, conversation, sink, (*subscribers, appended))
+            run = self._begin(run_id, beginning, appended)
             with driving(run, self._model, self._tool_calls) as steps:
                 for _ in steps:
                     while appended:

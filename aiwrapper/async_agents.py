@@ -10,9 +10,9 @@ A stop by the token is a result and never an exception. The runtime's own cancel
 
 from collections.abc import Callable, Iterable
 
-from aiwrapper._agent import Agent, sub_agent_answer
+from aiwrapper._agent import Agent, Beginning, sub_agent_answer
 from aiwrapper._core.conversation import Conversation
-from aiwrapper._core.log import Sink, UserMessageAdded
+from aiwrapper._core.log import Sink
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed, Pipe
 from aiwrapper._run import Run, RunResult
@@ -61,8 +61,8 @@ class AsyncChatAgent(Agent):
             BaseException: what the runtime raises in a task that it cancels, with the run settled and nothing left of
                 it; also if the run was completed at the same moment, of which `last_result` knows.
         """
-        entries = self._entries(user_message(said), token, conversation, sink, subscribers, read=False)
-        return await entries.complete()
+        beginning = Beginning(user_message(said), token, conversation, sink, tuple(subscribers))
+        return await self._entries(beginning, read=False).complete()
 
     def stream(
         self,
@@ -92,7 +92,8 @@ class AsyncChatAgent(Agent):
             RuntimeError: on taking an entry: another task waits for one.
             ValueError: there is nothing in what the user says.
         """
-        return self._entries(user_message(said), token, conversation, sink, subscribers, read=True)
+        beginning = Beginning(user_message(said), token, conversation, sink, tuple(subscribers))
+        return self._entries(beginning, read=True)
 
     async def continue_(
         self,
@@ -112,7 +113,8 @@ class AsyncChatAgent(Agent):
             ValueError: nothing has been said yet.
         """
         message = self._going_on(conversation)
-        return await self._entries(message, token, conversation, sink, subscribers, read=False).complete()
+        beginning = Beginning(message, token, conversation, sink, tuple(subscribers))
+        return await self._entries(beginning, read=False).complete()
 
     def start(
         self,
@@ -132,10 +134,9 @@ class AsyncChatAgent(Agent):
             ValueError: there is nothing in what the user says.
             RuntimeError: the system has no thread left; or there are `async def` tools and this is no task.
         """
+        beginning = Beginning(user_message(said), token, conversation, sink, tuple(subscribers))
         feed = Feed()
-        message = user_message(said)
-        thread = self._thread(message, token, conversation, sink, subscribers, feed, thread_context())
-        return AsyncRunHandle(thread, feed)
+        return AsyncRunHandle(self._thread(beginning, feed, thread_context()), feed)
 
     def as_tool(
         self, name: str, description: str, *, started: Callable[[AsyncRunHandle], object] | None = None
@@ -161,29 +162,15 @@ class AsyncChatAgent(Agent):
 
         return tool(name=name, description=description)(ask)
 
-    def _entries(
-        self,
-        message: UserMessageAdded | None,
-        token: CancelToken | None,
-        conversation: Conversation | None,
-        sink: Sink | None,
-        subscribers: Iterable[Sink],
-        *,
-        read: bool,
-    ) -> AsyncEntries:
+    def _entries(self, beginning: Beginning, *, read: bool) -> AsyncEntries:
         """A run that begins when it is iterated, for one task.
 
         Args:
-            message: what is to be answered.
-            token: stops it.
-            conversation: where; None for the agent's own.
-            sink: has every entry first.
-            subscribers: have every entry, in the thread.
+            beginning: what it begins with.
             read: whether the task wants the entries, or only their end.
         """
-        told = tuple(subscribers)
         # They are promised to be told in the run's thread, and may take their time.
-        in_threads = bool(told) or sink is not None or (conversation is None and self._sink is not None)
+        in_threads = bool(beginning.subscribers) or self._store_of(beginning) is not None
 
         def begin(stopped: CancelReason | None) -> StreamedRun:
             pipe = Pipe()
@@ -193,7 +180,6 @@ class AsyncChatAgent(Agent):
                     run.stop(stopped)
                 return StreamedRun(run, self._model, executor, pipe, in_threads=in_threads)
 
-            last = (pipe,) if read else ()
-            return self._started(message, token, conversation, sink, (*told, *last), streamed)
+            return self._started(beginning, streamed, *(pipe,) if read else ())
 
         return AsyncEntries(begin)

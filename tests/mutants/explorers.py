@@ -26,7 +26,7 @@ from tests.proof.exploring import (
 from tests.proof.talks import Ear, Subject, lang_of
 from tests.proof.test_bytes import SHORT, given_bytes, stop_at
 
-ROTTEN: Final = (AttributeError, NameError)
+ROTTEN: Final = (AttributeError, NameError, TypeError)
 """What a fault raises that no longer fits the code: it breaks it, in a way that nobody had in mind."""
 
 

@@ -287,8 +287,9 @@ FAULTS: Final = (
         edits=(
             Edit(
                 "aiwrapper._agent:Agent._begin",
-                "token=CancelToken.never() if token is None else token,",
-                'token=self.__dict__.setdefault("kept", CancelToken.never() if token is None else token),',
+                "token=CancelToken.never() if beginning.token is None else beginning.token,",
+                'token=self.__dict__.setdefault("kept", beginning.token)\n'
+                "if beginning.token is not None else CancelToken.never(),",
             ),
         ),
         killers=("sync", "twice", "bytes", "trio", "asyncio"),
