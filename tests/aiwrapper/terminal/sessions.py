@@ -39,19 +39,26 @@ def environment(home: Path, **more: str) -> dict[str, str]:
 def answering(status: int, body: bytes) -> Iterator[str]:
     """A host that answers one question so; its base URL."""
     with create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(PATIENCE_SECONDS)
 
         def answer() -> None:
             connection, _ = listener.accept()
             with connection:
-                while not connection.recv(65536).endswith(b"\r\n\r\n"):
-                    pass
+                asked = b""
+                while not asked.endswith(b"\r\n\r\n"):
+                    received = connection.recv(65536)
+                    if not received:
+                        return
+                    asked += received
                 head = f"HTTP/1.1 {status} So\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
                 connection.sendall(head.encode() + body)
 
         thread = threading.Thread(target=answer)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            thread.join()
 
 
 class Terminal:
