@@ -77,7 +77,7 @@ class Case:
     world: str = "threads"
 
     def __str__(self) -> str:
-        return f"{self.who:9} {self.world:8} {self.wire:8} {self.phase:22}"
+        return f"{self.who:9} {self.world:13} {self.wire:8} {self.phase:22}"
 
 
 @attrs.frozen
@@ -145,7 +145,7 @@ def print_heads() -> None:
     times = f"{'median':>8} {'p95':>8}"
     print(f"{'(milliseconds)':50} {'caller has control':>17} | {'peer sees it':>17} |")
     print(
-        f"{'what':9} {'world':8} {'wire':8} {'phase':22} {times} | {times} |{heads} | "
+        f"{'what':9} {'world':13} {'wire':8} {'phase':22} {times} | {times} |{heads} | "
         f"{'limits':>8} {'p95':>8}"
     )
 

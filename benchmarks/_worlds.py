@@ -1,4 +1,8 @@
-"""Where an agent runs: a thread, a task of trio, a task of asyncio. `WORLDS` says how to start a run in each."""
+"""Where an agent runs: a thread, a task of trio, a task of asyncio. `WORLDS` says how to start a run in each.
+
+In a task there are two ways: a run with a subscriber has a thread, and the task waits for it; a run that the task reads
+itself is driven by the loop while the model speaks.
+"""
 
 import contextlib
 import time
@@ -13,6 +17,7 @@ from attrs import frozen
 
 from aiwrapper import AsyncChatAgent, ChatAgent
 from aiwrapper._core.log import Sink
+from aiwrapper.drivers.aio import AsyncEntries
 from benchmarks import bench_aio
 from benchmarks._phases import Times, Work
 from cancel_token import CancelToken
@@ -68,14 +73,23 @@ class Task:
 
 
 @contextlib.contextmanager
-def in_a_loop(backend: str) -> Iterator[Start]:
+def in_a_loop(backend: str, *, read: bool) -> Iterator[Start]:
     with start_blocking_portal(backend) as portal:
 
         def start(agent: AnyAgent, said: str, token: CancelToken | None, subscribers: Sequence[Sink]) -> Work:
             assert isinstance(agent, AsyncChatAgent)
+            if read:
+                return Task(portal, partial(_read, agent.stream(said, token=token), subscribers))
             return Task(portal, partial(agent.run, said, token=token, subscribers=subscribers))
 
         yield start
+
+
+async def _read(entries: AsyncEntries, told: Sequence[Sink]) -> None:
+    async with contextlib.aclosing(entries):
+        async for entry in entries:
+            for each in told:
+                each.append(entry)
 
 
 def loop_wake_up(backend: str, repeats: int) -> Times:
@@ -91,8 +105,10 @@ def loop_wake_up(backend: str, repeats: int) -> Times:
     return times
 
 
-WORLDS = (
-    World("threads", ChatAgent, in_threads),
-    World("trio", AsyncChatAgent, partial(in_a_loop, "trio"), partial(loop_wake_up, "trio")),
-    World("asyncio", AsyncChatAgent, partial(in_a_loop, "asyncio"), partial(loop_wake_up, "asyncio")),
-)
+def _in_tasks(backend: str) -> Iterator[World]:
+    wake_up = partial(loop_wake_up, backend)
+    yield World(backend, AsyncChatAgent, partial(in_a_loop, backend, read=False), wake_up)
+    yield World(f"{backend}, read", AsyncChatAgent, partial(in_a_loop, backend, read=True), wake_up)
+
+
+WORLDS = (World("threads", ChatAgent, in_threads), *_in_tasks("trio"), *_in_tasks("asyncio"))

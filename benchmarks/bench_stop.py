@@ -4,9 +4,10 @@
 
 It prints, for each phase of a call and over each wire (plain, TLS, through an HTTP proxy, and TLS through a proxy), the
 time from `token.cancel()` until the caller has control and until the peer has seen the hang-up, and what is left
-behind. Its parts: `requests`, our transport alone; `agents`, whole agents in threads, trio and asyncio; `sdks`, the
-official SDKs with our transport below them; `alone`, the same without us, which mostly never come back (5 repeats of
-2 seconds); `local`, the local model, if it is on this machine.
+behind. Its parts: `requests`, our transport alone; `agents`, whole agents in threads, trio and asyncio, there both
+in a thread that a task waits for and read by the loop; `sdks`, the official SDKs with our transport below them;
+`alone`, the same without us, which mostly never come back (5 repeats of 2 seconds); `local`, the local model, if it is
+on this machine.
 
 It ends with status 1 if a row is over its limits: median max(2 ms, 5 x bare), p95 max(5 ms, 5 x its p95), nothing left
 behind, for agents nothing recorded after the stop, for SDKs nothing sent again, no next request refused. One bare
