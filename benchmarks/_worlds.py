@@ -59,6 +59,7 @@ class Task:
     def __init__(self, portal: BlockingPortal, run: Callable[[], Awaitable[Any]]) -> None:
         self.ended_at = 0.0  # time.perf_counter
         self._run = run
+        self._portal = portal
         self._future: Future[Any] = portal.start_task_soon(self._await)
 
     async def _await(self) -> Any:
@@ -69,6 +70,8 @@ class Task:
 
     def join(self) -> "Task":
         self.result = self._future.result()
+        # Two turns of the loop later it has closed what it waits with for the descriptors of its tasks (`Readiness`).
+        self._portal.call(anyio.wait_all_tasks_blocked)
         return self
 
 
