@@ -59,7 +59,8 @@ class AsyncChatAgent(Agent):
             Busy: the agent's own conversation is being run.
             ValueError: there is nothing in what the user says.
             BaseException: what the runtime raises in a task that it cancels, with the run settled and nothing left of
-                it; also if the run was completed at the same moment, of which `last_result` knows.
+                it. On asyncio also if the run was completed at the same moment: `last_result` knows of that, if it is
+                the agent's own conversation.
         """
         beginning = Beginning(user_message(said), token, conversation, sink, tuple(subscribers))
         return await self._entries(beginning, read=False).complete()
@@ -172,14 +173,15 @@ class AsyncChatAgent(Agent):
         # They are promised to be told in the run's thread, and may take their time.
         in_threads = bool(beginning.subscribers) or self._store_of(beginning) is not None
 
-        def begin(stopped: CancelReason | None) -> StreamedRun:
+        def begin(stopped: CancelReason | None, own: Callable[[StreamedRun], None]) -> None:
             pipe = Pipe()
 
             def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
                 if stopped is not None:
                     run.stop(stopped)
-                return StreamedRun(run, self._model, executor, pipe, in_threads=in_threads)
+                own(made := StreamedRun(run, self._model, executor, pipe, in_threads=in_threads))
+                return made
 
-            return self._started(beginning, streamed, *(pipe,) if read else ())
+            self._started(beginning, streamed, *(pipe,) if read else ())
 
         return AsyncEntries(begin)

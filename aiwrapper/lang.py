@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -148,7 +148,7 @@ class AsyncLang(ModelSpec):
         token: CancelToken | None = None,
         max_attempts: int = 3,
     ) -> "ObjectResult[T]":
-        """`Lang.ask_for_object`, awaited."""
+        """`Lang.ask_for_object`, awaited. What the model says is read into the type where the task runs."""
         attempts = _Attempts(self.model, user_message(said), wanted, instructions, max_attempts)
         while True:
             found = attempts.judge(await _answer_awaited(self, attempts.question, _token(token), ()))
@@ -285,14 +285,19 @@ async def _answer_awaited(
 ) -> RunResult:
     told = tuple(subscribers)
 
-    def begin(stopped: CancelReason | None) -> StreamedRun:
-        run = question.run(token, told)
-        if stopped is not None:
-            run.stop(stopped)
+    def begin(stopped: CancelReason | None, own: Callable[[StreamedRun], None]) -> None:
         model = spec.call(question.instructions)
-        started = StreamedRun(run, model, ToolCalls({}), Pipe(), in_threads=bool(told))
-        started.start()
-        return started
+        run = question.run(token, told)
+        try:
+            if stopped is not None:
+                run.stop(stopped)
+            own(made := StreamedRun(run, model, ToolCalls({}), Pipe(), in_threads=bool(told)))
+            made.start()
+        except BaseException as error:
+            if run.claim("starter"):
+                run.interrupt(error)
+                run.close(error)
+            raise
 
     return _unless_failed(await AsyncEntries(begin).complete())
 

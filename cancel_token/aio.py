@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, ParamS
 import anyio
 import anyio.lowlevel
 
-from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding
+from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding, nobody
 from cancel_token._aio_readiness import IS_SUPPORTED
 from cancel_token._errors import Cancelled, CancelReason
 from cancel_token._token import CancelToken
@@ -232,6 +232,42 @@ async def wait_cancelled(token: CancelToken) -> CancelReason:
     return reason
 
 
+async def outlast(token: CancelToken) -> None:
+    """Wait until the token is cancelled, whatever the runtime wants of the task meanwhile.
+
+    For the end of what has been stopped and cannot be left behind. A `task.cancel()` of asyncio that comes meanwhile
+    goes on afterwards; trio and anyio's scopes repeat themselves at the task's next wait.
+
+    Args:
+        token: Is cancelled by somebody who cannot wait for this task.
+
+    Raises:
+        RuntimeError: This is no task of trio or asyncio.
+    """
+    binding = current_binding()
+
+    def follow(report: Callable[[], None]) -> None:
+        token.add_waker(binding)
+        if token.cancelled:
+            report()
+
+    try:
+        interruption = await binding.wait_reported(follow, nobody)
+    finally:
+        token.remove_waker(binding)
+    if interruption is not None and not interruption.comes_again:
+        interruption.let_go_on()
+
+
+def comes_again(error: BaseException) -> bool:
+    """Whether the runtime raises this again at the task's next wait, so that no result need be thrown away for it.
+
+    So does trio. asyncio does not, and of its exceptions none tells a scope's from others.
+    """
+    trio = sys.modules.get("trio")
+    return trio is not None and isinstance(error, trio.Cancelled)
+
+
 async def run_sync(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `fn(*args, **kwargs)` in a thread of its own, with a child in the place of its `token`, and wait for it.
 
@@ -348,6 +384,10 @@ class LoopCall:
     def is_lost(self) -> bool:
         """Whether nobody hears it any more: somebody has closed an asyncio loop by hand."""
         return self._binding.is_lost
+
+    def silence(self) -> None:
+        """Call nothing any more, and forget the function; in the loop's thread."""
+        self._binding.wake = nobody
 
     def follow(self, token: CancelToken) -> None:
         """Have it asked for when a token is cancelled; at once if it has been."""

@@ -78,12 +78,19 @@ class StreamedRun:
 
         Raises:
             RuntimeError: the system has no thread left. The run has ended.
+            BaseException: a Ctrl-C. The run has ended, or it has been stopped and its thread ends it.
         """
-        self._news.follow(self.run.token)
         try:
+            self._claim()  # first: from here on nobody else ends it
+            self._news.follow(self.run.token)
             self._lend()
         except BaseException as error:
-            self._give_up(error)
+            try:
+                self._turn.pop()
+            except IndexError:  # its thread has begun
+                self.stop(CancelReason("signal", "it was interrupted when it had just begun"))
+            else:
+                self._give_up(error)
             raise
 
     # For the reader
@@ -168,8 +175,10 @@ class StreamedRun:
             self._lent = False
             if self._reader is not None:
                 self._reader.wake_here()
-            self._claim()
-            self._context.run(self._take_the_rest)
+            if self.run.claim(
+                "thread"
+            ):  # else whoever was about to start it was interrupted, and has ended it
+                self._context.run(self._take_the_rest)
             self._end()
         except BaseException as error:
             if not self.over.cancelled:
@@ -188,6 +197,8 @@ class StreamedRun:
         """
         if self._thread is not None:
             self._thread.join()  # a matter of microseconds
+        if self._reader is None:  # or who waits for an entry would not hear the last wake-up
+            self._news.silence()  # and nothing of the run is left to the collector
         if self._error is not None:
             raise self._error.with_traceback(self._traceback)  # or each who asks would add to it
 

@@ -11,7 +11,7 @@ event loop itself takes those of its steps that block on nothing (`_streamed.py`
 
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Final, Self
 
 import anyio
 import anyio.lowlevel
@@ -22,9 +22,7 @@ from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
 from aiwrapper.drivers._streamed import StreamedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
-from cancel_token.aio import Sleeper, run_sync, wait_cancelled
-
-T = TypeVar("T")
+from cancel_token.aio import Sleeper, comes_again, outlast, wait_cancelled
 
 ENTRIES_BETWEEN_CHECKPOINTS: Final = 64
 """How many entries that are there already a task may take in a row. Chosen by hand: some 100 us of work."""
@@ -95,10 +93,11 @@ class AsyncEntries(AsyncIterator[Entry]):
     `contextlib.aclosing`, also waits until nothing of it is left.
 
     Args:
-        begin: begins the run; given a reason, one that has been stopped before it could ask anybody.
+        begin: begins the run; given a reason, one that has been stopped before it could ask anybody. The second
+            argument is to be told of what drives the run before that starts, so that it is never nobody's.
     """
 
-    def __init__(self, begin: Callable[[CancelReason | None], StreamedRun]) -> None:
+    def __init__(self, begin: Callable[[CancelReason | None, Callable[[StreamedRun], None]], object]) -> None:
         self._begin = begin
         self._run: StreamedRun | None = None
         self._in_a_row = 0
@@ -107,13 +106,13 @@ class AsyncEntries(AsyncIterator[Entry]):
     async def __anext__(self) -> Entry:
         if self._closed:
             raise StopAsyncIteration
-        run, begins = self._run, self._run is None
-        if run is None:
-            run = await self._started()
-        run.check_reader()
+        run = self._run
+        if run is not None:
+            run.check_reader()
         try:
-            if begins:
-                await run.wait()  # for its thread, which has just been started
+            if run is None:
+                run = await self._started()
+                await run.wait()  # for its thread
             while True:
                 if self._in_a_row == ENTRIES_BETWEEN_CHECKPOINTS:
                     self._in_a_row = 0
@@ -132,8 +131,7 @@ class AsyncEntries(AsyncIterator[Entry]):
             self._drop()
             raise
         except BaseException as error:
-            kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
-            await self._close(CancelReason(kind, READER_CANCELLED))
+            await self._leave(error)
             raise
         await self.aclose()
         raise StopAsyncIteration
@@ -142,23 +140,46 @@ class AsyncEntries(AsyncIterator[Entry]):
         """Let the run go on to its end, for a reader who wants no entry.
 
         Returns:
-            What became of it.
+            What became of it; also if the runtime cancels the task when the run has just ended, and does so again.
         """
-        async for _ in self:
-            pass
-        assert self._run is not None
-        return self._run.run.result()
+        try:
+            async for _ in self:
+                pass
+        except GeneratorExit:
+            self._drop()
+            raise
+        except BaseException as error:  # a Ctrl-C may come out here, too
+            if not self._closed:
+                await self._leave(error)
+            result = self._result()
+            if result is None or _stopped_by_runtime(result) or not comes_again(error):
+                raise
+            return result
+        result = self._result()
+        assert result is not None
+        return result
+
+    def _result(self) -> RunResult | None:
+        return self._run.run.result() if self._run is not None and self._run.run.ended else None
 
     async def _started(self) -> StreamedRun:
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
         except anyio.get_cancelled_exc_class():
             # What the user has said is kept (S4), and nobody is asked.
-            self._run = self._begin(CancelReason("runtime", READER_CANCELLED))
-            await self.aclose()
+            self._begin(CancelReason("runtime", READER_CANCELLED), self._own)
             raise
-        run = self._run = self._begin(None)
-        return run
+        self._begin(None, self._own)
+        assert self._run is not None
+        return self._run
+
+    def _own(self, run: StreamedRun) -> None:
+        self._run = run
+
+    async def _leave(self, error: BaseException) -> None:
+        """Close it because of an exception of the task's, which goes on."""
+        kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "runtime"
+        await self._close(CancelReason(kind, READER_CANCELLED))
 
     async def aclose(self) -> None:
         """Stop the run if it has not ended, and wait until nothing of it is left.
@@ -220,8 +241,11 @@ class _Entries(AsyncIterator[Entry]):
                 reader.bell.forget(sleeper.wake)
 
 
+def _stopped_by_runtime(result: RunResult) -> bool:
+    return result.stop is not None and result.stop.reason == "runtime"
+
+
 async def _wait_through(over: CancelToken) -> None:
     """Wait for a run that has been stopped, whatever the runtime wants of the task meanwhile."""
     if not over.cancelled:
-        with anyio.CancelScope(shield=True):
-            await run_sync(over.wait)
+        await outlast(over)

@@ -5,15 +5,20 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import Any
+from weakref import ref
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 
 from aiwrapper import (
     AsyncChatAgent,
     AsyncLang,
     CancelToken,
+    Conversation,
     Entry,
     RetryWaiting,
     RunFailed,
@@ -26,6 +31,7 @@ from aiwrapper import (
     TurnStarted,
     tool,
 )
+from aiwrapper._run import Run
 from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers.aio import AsyncEntries
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
@@ -656,3 +662,118 @@ async def test_a_ctrl_c_behind_the_turn_ends_the_run(where: str) -> None:
             await leaving
 
         assert not agent.busy
+
+
+@on_each_runtime
+@pytest.mark.parametrize("how", ["run", "ask"])
+async def test_a_ctrl_c_when_the_thread_has_just_begun_ends_the_run(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `Thread.start()`, which waits for the thread."""
+    start = threading.Thread.start
+    token = CancelToken()
+
+    with FakeProvider("openai_chat", [HELLO]) as fake, fake.hold_at("headers") as hold:
+
+        def interrupted(self: threading.Thread) -> None:
+            start(self)
+            if self.name.startswith("aiwrapper run"):
+                hold.reached.wait()
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                await waited_for(fake, how, token)
+        await hung_up(fake)
+        hold.release()
+
+    assert (0, 0) == (token.stats().children, token.stats().registrations)
+
+
+@on_each_runtime
+@pytest.mark.parametrize("how", ["run", "ask"])
+async def test_a_ctrl_c_before_the_start_leaves_nothing(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind all that is made for a run, and before its thread."""
+
+    def interrupted(self: StreamedRun) -> None:
+        raise KeyboardInterrupt
+
+    token = CancelToken()
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        monkeypatch.setattr(StreamedRun, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            await waited_for(fake, how, token)
+
+        assert not fake.requests
+    assert (0, 0) == (token.stats().children, token.stats().registrations)
+
+
+@on_each_runtime
+async def test_a_run_that_is_cancelled_is_waited_for_without_a_further_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with silent_fake() as (fake, hold):
+        agent = AsyncChatAgent(lang_at(fake), sink=Acting())
+        async with anyio.create_task_group() as group:
+            group.start_soon(agent.run, "Hi")
+            await run_sync(hold.reached.wait)
+            run = agent._run
+            assert run is not None
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", no_more)
+                group.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    await wait_cancelled(run.token)
+                    await anyio.wait_all_tasks_blocked()
+
+    assert ("runtime", "Hel") == stop_of(agent)
+    assert not agent.busy
+
+
+@on_each_runtime
+async def test_nothing_of_a_run_that_has_ended_is_left_to_the_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun: list[ref[Run]] = []
+    begin = Run.__init__
+
+    def noted(self: Run, *args: Any, **kwargs: Any) -> None:  # Any: whatever a run takes
+        begin(self, *args, **kwargs)
+        begun.append(ref(self))
+
+    monkeypatch.setattr(Run, "__init__", noted)
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        agent = agent_at(fake)
+        gc.disable()
+        try:
+            await agent.run("Hi", conversation=Conversation())
+            await rest_of(agent.stream("Hi", conversation=Conversation()))
+            left = [each() for each in begun]
+        finally:
+            gc.enable()
+
+    assert [None, None] == left
+
+
+def test_a_result_that_is_there_is_not_thrown_away_where_the_cancellation_comes_again() -> None:
+    results = []
+
+    async def main() -> None:
+        with FakeProvider("openai_chat", [HELLO]) as fake, trio.CancelScope() as scope:
+            cancel = partial(
+                trio.from_thread.run_sync, scope.cancel, trio_token=trio.lowlevel.current_trio_token()
+            )
+            at_the_end = Acting(lambda entry: isinstance(entry, RunFinished), cancel)
+            results.append(
+                await agent_at(fake).run("Hi", conversation=Conversation(), subscribers=[at_the_end])
+            )
+            await trio.lowlevel.checkpoint()
+            raise AssertionError("it did not come again")
+
+    trio.run(main)
+
+    assert ["completed"] == [result.status for result in results]

@@ -1,5 +1,6 @@
 """Scopes and waits of tasks; each test runs on trio and on asyncio."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ import anyio.lowlevel
 import pytest
 
 from cancel_token import Cancelled, CancelReason, CancelToken
-from cancel_token.aio import fail_on_cancel, move_on_cancel, wait_cancelled
+from cancel_token.aio import fail_on_cancel, move_on_cancel, outlast, wait_cancelled
 from tests.cancel_token.loops import everywhere, on_each_runtime
 
 CancelSomewhere = Callable[[CancelToken], Callable[[], None]]
@@ -603,3 +604,52 @@ async def test_nothing_is_left_after_many_blocks(rounds: int) -> None:
 
     stats = token.stats()
     assert (0, 0, 0) == (stats.registrations, stats.children, stats.waiting)
+
+
+@on_each_runtime
+async def test_who_outlasts_a_token_goes_on_when_it_is_cancelled_and_not_before() -> None:
+    token, outlasted = CancelToken(), []
+
+    async def wait() -> None:
+        await outlast(token)
+        outlasted.append(token.cancelled)
+        await anyio.lowlevel.checkpoint()
+        raise AssertionError("the cancellation did not come again")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait)
+        await anyio.wait_all_tasks_blocked()
+        group.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.wait_all_tasks_blocked()
+            assert [] == outlasted
+            token.cancel()
+
+    assert [True] == outlasted
+    assert token.stats().waiting == 0
+
+
+def test_a_task_cancel_that_came_meanwhile_goes_on_behind_what_was_outlasted() -> None:
+    token = CancelToken()
+
+    async def main() -> None:
+        task = asyncio.create_task(outlast(token))
+        await asyncio.sleep(0)
+        task.cancel("from outside")
+        await asyncio.sleep(0)
+        assert not task.done()
+        token.cancel()
+        with pytest.raises(asyncio.CancelledError, match="from outside"):
+            await task
+
+    asyncio.run(main())
+
+
+@on_each_runtime
+async def test_a_token_that_is_cancelled_already_is_outlasted_at_once() -> None:
+    token = CancelToken()
+    token.cancel()
+
+    await outlast(token)
+
+    assert token.stats().waiting == 0

@@ -273,8 +273,8 @@ FAULTS: Final = (
         edits=(
             Edit(
                 "aiwrapper.drivers.aio:_wait_through",
-                "with anyio.CancelScope(shield=True):\n    await run_sync(over.wait)",
-                "await anyio.lowlevel.checkpoint()\nawait run_sync(over.wait)",
+                "await outlast(over)",
+                "await anyio.lowlevel.checkpoint()\nawait wait_cancelled(over)",
             ),
         ),
         killers=("reading",),
