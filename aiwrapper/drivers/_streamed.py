@@ -82,7 +82,8 @@ class StreamedRun:
         """
         try:
             self._claim()  # first: from here on nobody else ends it
-            self._news.follow(self.run.token)
+            if not self._in_threads:  # else the loop has no part in a stop
+                self._news.follow(self.run.token)
             self._lend()
         except BaseException as error:
             try:
@@ -223,7 +224,7 @@ class StreamedRun:
         if self.run.token.cancelled and not self._lent:
             self.end_here()
         elif self._reader is not None:
-            self._reader.wake_here()
+            self._reader.wake_here()  # also without news: a bell that rang late is to be hung again
 
     def _lost(self) -> None:
         """The loop was closed by hand, and nobody will go on with it. In whichever thread has found that."""
