@@ -248,12 +248,11 @@ class Left:
         )
 
 
-def endure(count: int, say: Callable[[str], object]) -> Sequence[Left]:
-    """Make so many runs.
+def endure(count: int) -> Sequence[Left]:
+    """Make so many runs, and print what there is after each tenth.
 
     Args:
         count: how many.
-        say: told a line after each tenth.
 
     Returns:
         What there was after each tenth.
@@ -272,8 +271,8 @@ def endure(count: int, say: Callable[[str], object]) -> Sequence[Left]:
                     anyio.run(runs.await_, lang, each, backend=backend)
             done += 3 * each
         found.append(left := Left.now(runs.root))
-        say(f"{done:8} {left} {time.perf_counter() - began_at:8.1f}")
-    say(f"what became of them: {dict(sorted(runs.statuses.items()))}")
+        print(f"{done:8} {left} {time.perf_counter() - began_at:8.1f}", flush=True)
+    print(f"what became of them: {dict(sorted(runs.statuses.items()))}")
     return found
 
 
@@ -288,7 +287,7 @@ def main() -> int:
         f"{'runs':>8} {'registrations':>13} {'threads':>8} {'descriptors':>12} {'objects':>9} {'KiB in use':>11}"
         f" {'resident':>13} {'seconds':>8}"
     )
-    found = endure(options.runs, lambda line: print(line, flush=True))
+    found = endure(options.runs)
     return 0 if found[-1].is_like(found[0]) else 1
 
 

@@ -153,7 +153,7 @@ class Subject(Generic[A]):
     def _note_stop(self) -> None:
         run = self.agent._run
         if self.agent.last_result is not self._results_before or (
-            run is not None and (run.ended or run._ending is not None)
+            run is not None and (run.ended or isinstance(run._ending, RunFailed))
         ):
             # A second thread's stop may have come before the end, and to us after it; or when it was decided that the
             # run has failed, and that was not yet written down.
