@@ -426,6 +426,7 @@ class Run:
             self._audience.forget()
             self.token.check()
         self._tell(entry)
+        self._before = self.state  # what came before is of no use any more, and there may be thousands
 
     def _resume(self) -> None:
         """Go on with what an exception interrupted between an entry's being accepted and everybody's having it."""

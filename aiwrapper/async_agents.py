@@ -9,6 +9,7 @@ A stop by the token is a result and never an exception. The runtime's own cancel
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from aiwrapper._agent import Agent, Beginning, sub_agent_answer
 from aiwrapper._core.conversation import Conversation
@@ -170,18 +171,23 @@ class AsyncChatAgent(Agent):
             beginning: what it begins with.
             read: whether the task wants the entries, or only their end.
         """
+        return AsyncEntries(partial(self._begin_streamed, beginning, read))
+
+    def _begin_streamed(
+        self,
+        beginning: Beginning,
+        read: bool,
+        stopped: CancelReason | None,
+        own: Callable[[StreamedRun], None],
+    ) -> None:
         # They are promised to be told in the run's thread, and may take their time.
         in_threads = bool(beginning.subscribers) or self._store_of(beginning) is not None
+        pipe = Pipe()
 
-        def begin(stopped: CancelReason | None, own: Callable[[StreamedRun], None]) -> None:
-            pipe = Pipe()
+        def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
+            if stopped is not None:
+                run.stop(stopped)
+            own(made := StreamedRun(run, self._model, executor, pipe, in_threads=in_threads))
+            return made
 
-            def streamed(run: Run, executor: ToolCalls) -> StreamedRun:
-                if stopped is not None:
-                    run.stop(stopped)
-                own(made := StreamedRun(run, self._model, executor, pipe, in_threads=in_threads))
-                return made
-
-            self._started(beginning, streamed, *(pipe,) if read else ())
-
-        return AsyncEntries(begin)
+        self._started(beginning, streamed, *(pipe,) if read else ())

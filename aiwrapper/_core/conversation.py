@@ -266,8 +266,17 @@ def _turn_closed(state: State) -> State:
                 calls = calls.appended(
                     CallReport(call, outcome=result.outcome, started=turn.is_started(index))
                 )
-    asks_again = len(calls) > len(run.calls)
-    run = evolve(run, turn=None, calls=calls, asks_again=asks_again)
+    run = OpenRun(  # and not attrs.evolve, as in OpenRun.with_turn: thousands may be stopped together
+        run.run_id,
+        None,
+        run.last_turn,
+        run.turns,
+        len(calls) > len(run.calls),
+        run.usage,
+        run.turn_usage,
+        calls,
+        run.called,
+    )
     return State(conversation, run, state.runs, state.title, state.settings, state.deleted)
 
 
@@ -294,8 +303,12 @@ def _closed(
         message=message,
         where=where,
     )
-    conversation = evolve(state.conversation, spent=state.conversation.spent.plus(spent))
-    return evolve(state, conversation=conversation, run=None, runs=state.runs.appended(report, run.run_id))
+    conversation = state.conversation
+    conversation = Conversation(
+        conversation.all_messages, conversation.head_id, spent=conversation.spent.plus(spent)
+    )
+    runs = state.runs.appended(report, run.run_id)
+    return State(conversation, None, runs, state.title, state.settings, state.deleted)
 
 
 def _user_message_added(state: State, entry: UserMessageAdded) -> State:

@@ -118,6 +118,8 @@ class StreamedRun:
         """Take a step of the run, if that does not block. False: `wait` first."""
         if self._lent:
             return False
+        if self._thread is not None and not self._thread.is_alive():
+            self._thread = None  # 2 KiB and twenty objects, of which there may be thousands for minutes
         pause = self._advance(self._next)
         if pause is Point.MAY_BLOCK:
             self._go_on_in_a_thread()

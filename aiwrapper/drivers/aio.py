@@ -170,6 +170,7 @@ class AsyncEntries(AsyncIterator[Entry]):
             self._begin(CancelReason("runtime", READER_CANCELLED), self._own)
             raise
         self._begin(None, self._own)
+        del self._begin  # what a run begins with is of no use to it, perhaps for minutes
         assert self._run is not None
         return self._run
 

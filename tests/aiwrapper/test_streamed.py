@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -31,6 +32,8 @@ from aiwrapper import (
     TurnStarted,
     tool,
 )
+from aiwrapper._agent import Beginning
+from aiwrapper._core.turns import OpenTurn
 from aiwrapper._run import Run
 from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers.aio import AsyncEntries
@@ -124,6 +127,32 @@ async def test_no_thread_of_the_run_is_there_while_it_streams() -> None:
 
     assert agent.last_result is not None
     assert (agent.last_result.status, agent.last_result.text) == ("completed", "Hello")
+
+
+def kept_of_runs() -> Counter[str]:
+    """What stands for a run's beginning, its thread, and its states, as far as anybody holds it."""
+    gc.collect()
+    kinds = {Beginning, OpenTurn, threading.Thread}
+    kept = [each for each in gc.get_objects() if type(each) in kinds]
+    return Counter(
+        type(each).__name__
+        for each in kept
+        if not isinstance(each, threading.Thread) or each.name.startswith("aiwrapper run")
+    )
+
+
+@on_each_runtime
+async def test_a_stream_that_goes_on_keeps_nothing_but_where_it_is() -> None:
+    with silent_fake() as (fake, hold), fake.hold_at("end") as end:
+        agent = agent_at(fake)
+        before = kept_of_runs()
+        async with aclosing(agent.stream("Hi")) as entries:
+            await spoken(entries)
+            hold.release()
+            assert isinstance(await anext(entries), TextDelta)
+            assert {"OpenTurn": 1} == kept_of_runs() - before
+            end.release()
+            assert isinstance((await rest_of(entries))[-1], RunFinished)
 
 
 def waited_for(fake: FakeProvider, how: str, token: CancelToken) -> Awaitable[RunResult]:
