@@ -28,6 +28,7 @@ from aiwrapper import (
     RunStopped,
     TextDelta,
     ToolFinished,
+    ToolStarted,
     TurnFinished,
     TurnStarted,
     tool,
@@ -241,6 +242,41 @@ async def test_tools_run_in_threads_and_the_loop_reads_the_next_answer_again() -
     assert [1] == seen
     assert ["10"] == [entry.content for entry in results]
     assert isinstance(rest[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_a_bell_that_rings_late_does_not_take_the_next_wake_up_away() -> None:
+    go_on = [threading.Event(), threading.Event()]
+
+    @tool
+    def work(n: int) -> str:
+        go_on[n].wait()
+        return str(n)
+
+    calls = (Call("work", ('{"n": 0}',)), Call("work", ('{"n": 1}',)))
+    with FakeProvider("openai_chat", [Turn(calls), HELLO]) as fake:
+        entries = AsyncChatAgent(lang_at(fake), [work]).stream("Hi")
+        taken: list[Entry] = []
+
+        async def read() -> None:
+            async for entry in entries:
+                taken.append(entry)
+                if isinstance(entry, ToolFinished):
+                    go_on[1].set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read)
+            while sum(isinstance(entry, ToolStarted) for entry in taken) < 2:
+                await anyio.lowlevel.checkpoint()
+            await settled()  # both calls are under way, and the reader sleeps
+            assert entries._run is not None
+            # The thread took the hook for an entry before this wait, and comes to call it only now.
+            entries._run._pipe.bell.ring()
+            await settled()
+            go_on[0].set()
+
+    assert ["0", "1"] == [entry.content for entry in taken if isinstance(entry, ToolFinished)]
+    assert isinstance(taken[-1], RunFinished)
 
 
 @on_each_runtime
