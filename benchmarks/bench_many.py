@@ -5,12 +5,13 @@
 A server in another process (`_paced_server.py`) streams to all at a pace; each contender has a fresh process and a
 fresh server. It prints CPU per event, memory per run, and the time from one parent token's `cancel()` until all runs
 have settled and the server has seen every hang-up, beside the same of the official async OpenAI client, whose tasks are
-cancelled. Everybody has his turn in each round, the official client first; judged are the median of the rounds' ratios,
-and the most memory of all of them. All are stopped once in a round, within a second or two: alone, that is the noise of
-the machine in that second. It ends with status 1 if a run that a task of ours reads or waits for, which is what the
-official client's tasks do, is over a limit: half of its CPU, 64 KiB a run, and with 4,000 streams or more half of its
-time to stop them. With fewer the time is shown and not judged: both take a fraction of a second. Blocking runs, which
-have a thread each, are shown beside them and not judged; docs/design.md says what they cost.
+cancelled. Everybody has his turn in each round, the official client first. Judged are the medians of the rounds' ratios
+and the most memory of all rounds: all are stopped once in a round, within a second or two, and one ratio of two such
+seconds is mostly what else the machine did in them. It ends with status 1 if a run that a task of ours reads or waits
+for, which is what the official client's tasks do, is over a limit: half of its CPU, 64 KiB a run, and with 4,000
+streams or more half of its time to stop them. With fewer the time is shown and not judged: both take a fraction of a
+second. Blocking runs, which have a thread each, are shown beside them and not judged; docs/design.md says what they
+cost.
 
 Both sides do what their users do: ours keeps a log and a conversation, the official client makes an object of each
 event, of which the text is kept. The soft limit of open files is raised to the hard one, in each process. Left out:
@@ -192,7 +193,11 @@ def main() -> int:
         f"{'streams':>7} {'':16} {'':9} {'ratio':6} | {'begun':>7} {'later':>7} | {'settled':>9} {'hung up':>9}"
         f" {'ratio':6} | {'events':>8} {'server':>6}"
     )
+    if options.rounds < 1:
+        parser.error("there has to be a round")
     ours = [name for name in CONTENDERS if name != BASELINE and options.only in name]
+    if not ours:
+        parser.error(f"no contender's name contains {options.only!r}")
     kept = True
     for streams in options.streams:
         rows: dict[str, list[Row]] = {name: [] for name in (BASELINE, *ours)}
@@ -200,7 +205,7 @@ def main() -> int:
             for name, of_name in rows.items():
                 of_name.append(measured(name, streams, options.seconds, options.events_per_second))
                 print(of_name[-1].shown(rows[BASELINE][-1]), flush=True)
-        print(f"{options.rounds} rounds: the medians of the ratios, the most memory")
+        print(f"of all rounds ({options.rounds}): the medians of the ratios, the most memory")
         for name in ours:
             verdict = Verdict(rows[name], rows[BASELINE])
             print(verdict.shown, flush=True)
