@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
+from typing import Final
 
 import anyio.lowlevel
 
@@ -33,6 +34,8 @@ from aiwrapper.drivers.threads import drive, give_up
 from cancel_token import CancelReason, CancelToken
 from cancel_token.aio import CAN_WAIT_READABLE, LoopCall, Sleeper, thread_context
 from cancel_token.http import NothingArrived
+
+SECOND_READER: Final = "another task is waiting for the next entry of this stream"
 
 
 class StreamedRun:
@@ -112,7 +115,7 @@ class StreamedRun:
             RuntimeError: another task is waiting for an entry.
         """
         if self._reader is not None:
-            raise RuntimeError("another task is waiting for the next entry of this stream")
+            raise RuntimeError(SECOND_READER)
 
     def step(self) -> bool:
         """Take a step of the run, if that does not block. False: `wait` first."""

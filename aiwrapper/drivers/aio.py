@@ -20,7 +20,7 @@ from aiwrapper._core.log import Entry
 from aiwrapper._feed import Feed, FeedReader
 from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
-from aiwrapper.drivers._streamed import StreamedRun
+from aiwrapper.drivers._streamed import SECOND_READER, StreamedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
 from cancel_token.aio import Sleeper, comes_again, outlast, wait_cancelled
 
@@ -100,6 +100,7 @@ class AsyncEntries(AsyncIterator[Entry]):
     def __init__(self, begin: Callable[[CancelReason | None, Callable[[StreamedRun], None]], object]) -> None:
         self._begin = begin
         self._run: StreamedRun | None = None
+        self._is_beginning = False  # while whoever takes the first entry looks whether he may
         self._in_a_row = 0
         self._closed = False
 
@@ -109,6 +110,8 @@ class AsyncEntries(AsyncIterator[Entry]):
         run = self._run
         if run is not None:
             run.check_reader()
+        elif self._is_beginning:
+            raise RuntimeError(SECOND_READER)
         try:
             if run is None:
                 run = await self._started()
@@ -163,12 +166,17 @@ class AsyncEntries(AsyncIterator[Entry]):
         return self._run.run.result() if self._run is not None and self._run.run.ended else None
 
     async def _started(self) -> StreamedRun:
+        self._is_beginning = True
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
+        except GeneratorExit:  # outside of any loop, which the next line asks for
+            raise
         except anyio.get_cancelled_exc_class():
             # What the user has said is kept (S4), and nobody is asked.
             self._begin(CancelReason("runtime", READER_CANCELLED), self._own)
             raise
+        finally:
+            self._is_beginning = False
         self._begin(None, self._own)
         del self._begin  # what a run begins with is of no use to it, perhaps for minutes
         assert self._run is not None

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
+from types import coroutine
 from typing import Any
 from weakref import ref
 
@@ -36,7 +37,7 @@ from aiwrapper import (
 from aiwrapper._agent import Beginning
 from aiwrapper._core.turns import OpenTurn
 from aiwrapper._run import Run
-from aiwrapper.drivers._streamed import StreamedRun
+from aiwrapper.drivers._streamed import SECOND_READER, StreamedRun
 from aiwrapper.drivers.aio import AsyncEntries
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
 from aiwrapper.testing._holds import Hold
@@ -406,6 +407,55 @@ async def test_a_second_reader_is_refused_and_the_first_reads_on() -> None:
             hold.release()
 
     assert isinstance(rest[-1], RunFinished)
+
+
+@on_each_runtime
+async def test_a_second_reader_is_refused_while_the_first_is_about_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused: list[str] = []
+
+    async def meanwhile() -> None:
+        monkeypatch.undo()
+        with pytest.raises(RuntimeError) as error:
+            await anext(entries)
+        refused.append(str(error.value))
+        await anyio.lowlevel.checkpoint_if_cancelled()
+
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        monkeypatch.setattr(anyio.lowlevel, "checkpoint_if_cancelled", meanwhile)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await anext(entries)
+
+        assert [SECOND_READER] == refused
+        assert scope.cancelled_caught
+        assert not fake.requests
+        assert ("runtime", "") == stop_of(agent)
+        await goes_on(agent)
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+def test_a_task_that_is_thrown_away_when_it_was_about_to_begin_has_begun_nothing(
+    runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @coroutine
+    def cancelled_soon() -> Iterator[None]:
+        yield
+
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        agent = agent_at(fake)
+        entries = agent.stream("Hi")
+        with monkeypatch.context() as patch:
+            patch.setattr(anyio.lowlevel, "checkpoint_if_cancelled", cancelled_soon)
+            taking = entries.__anext__()
+            taking.send(None)
+            taking.close()  # as a loop that is closed does
+
+        assert not agent.busy
+        assert isinstance(anyio.run(rest_of, entries, backend=runtime)[-1], RunFinished)
 
 
 # ends
