@@ -237,6 +237,7 @@ class Recording:
         self.cancel_error: BaseException | None = None  # raised by what was done at a point
         self.begun = False  # the work, or it never will
         self._waiting: list[threading.Event] = []  # for that
+        self.last_byte = threading.Lock()  # held by a peer from its last byte to the point behind that
         self.deaf = False  # a peer has waited in vain for the work to hang up
         self.patience_seconds = patience_seconds
         self._roots = itertools.count(1)

@@ -15,12 +15,13 @@ it has to hang up, or it hangs. Without an exploration it sends everything, or s
 from __future__ import annotations
 
 import re
+import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from cancel_token.testing._points import Recording, outside_lanes
+from cancel_token.testing._points import Lane, Recording, outside_lanes
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+) *\r\n", re.IGNORECASE)
 _RECEIVE_BYTES = 65536
@@ -141,18 +142,36 @@ class _Peer:
             recording.wait_until_begun()  # what is sent before the work begins would be no point of it
             if recording.open:
                 lane = recording.new_root()
+                lane.reach("byte", None, 0)
         for offset in range(len(self._data) + 1):
-            if lane is not None:
-                lane.reach("byte", None, offset)
-                if recording is not None and recording.fired and recording.fired[-1].lane == lane.name:
-                    self._wait_for_the_reader(recording)
-                    return
+            if lane is not None and lane.recording.fired and lane.recording.fired[-1].lane == lane.name:
+                self._wait_for_the_reader(lane.recording)
+                return
             if offset == self._cut_at:
                 return
             if offset == self._stall_at:
                 self._receive_to_the_end()
                 return
-            self._sock.sendall(self._data[offset : offset + 1])
+            if offset < len(self._data):
+                self._send(offset, lane)
+
+    def _send(self, offset: int, lane: Lane | None) -> None:
+        """Send the byte behind an offset, and pass the point behind the byte."""
+        byte = self._data[offset : offset + 1]
+        if lane is None:
+            self._sock.sendall(byte)
+        elif offset + 1 < len(self._data):
+            self._sock.sendall(byte)
+            lane.reach("byte", None, offset + 1)
+        else:
+            # A reader who knows the length has all that he wants with this byte, and the work may end before we are
+            # at its point. So its end waits for the lock; and we don't hold that while a reader does not read.
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._sock, selectors.EVENT_WRITE)
+                selector.select()
+            with lane.recording.last_byte:
+                self._sock.sendall(byte)
+                lane.reach("byte", None, offset + 1)
 
     def _wait_for_the_reader(self, recording: Recording) -> None:
         self._sock.settimeout(recording.patience_seconds)

@@ -1,8 +1,10 @@
 """The other end of a connection stalls, cuts the line, or has its reader cancelled, at every byte."""
 
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from types import CodeType
 from typing import Literal
 
 import anyio
@@ -15,6 +17,7 @@ from cancel_token.aio import fail_on_cancel
 from cancel_token.http import Session
 from cancel_token.sockets import shutdown_on_cancel
 from cancel_token.testing import Backend, Limits, Outcome, explore, replay
+from cancel_token.testing._points import Kind, Lane
 from cancel_token.testing.net import cut_server, cut_socketpair
 from tests.cancel_token.testing.toys import anything_goes
 
@@ -152,6 +155,44 @@ def test_a_request_is_stopped_at_every_byte_of_its_response() -> None:
 
     report.assert_ok()
     assert len(RESPONSE) + 1 == report.valid
+
+
+def test_the_point_behind_the_last_byte_is_met_also_where_the_work_ends_with_that_byte(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = threading.Event()
+    reach = Lane.reach
+
+    def reach_late(
+        lane: Lane, kind: Kind, code: CodeType | None, line: int, token: CancelToken | None = None
+    ) -> None:
+        if kind == "byte" and line == len(DATA):
+            ended.wait()
+        reach(lane, kind, code, line, token)
+
+    monkeypatch.setattr(Lane, "reach", reach_late)
+
+    @contextmanager
+    def make() -> Iterator[socket.socket]:
+        ended.clear()
+        with cut_socketpair(DATA) as sock:
+            yield sock
+
+    def run(sock: socket.socket, token: CancelToken) -> None:
+        missing = len(DATA)
+        try:
+            with shutdown_on_cancel(sock, token):
+                while missing and (received := sock.recv(missing)):
+                    missing -= len(received)
+        finally:
+            ended.set()
+        if missing:
+            token.check()
+
+    report = explore(make, run, anything_goes, at=["byte"], limits=Limits(points=None))
+
+    report.assert_ok()
+    assert len(DATA) + 1 == report.valid
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
