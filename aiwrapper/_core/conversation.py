@@ -266,17 +266,7 @@ def _turn_closed(state: State) -> State:
                 calls = calls.appended(
                     CallReport(call, outcome=result.outcome, started=turn.is_started(index))
                 )
-    run = OpenRun(  # and not attrs.evolve, as in OpenRun.with_turn: thousands may be stopped together
-        run.run_id,
-        None,
-        run.last_turn,
-        run.turns,
-        len(calls) > len(run.calls),
-        run.usage,
-        run.turn_usage,
-        calls,
-        run.called,
-    )
+    run = run.with_turn_closed(calls)
     return State(conversation, run, state.runs, state.title, state.settings, state.deleted)
 
 

@@ -101,6 +101,21 @@ class OpenRun:
             self.called,
         )
 
+    def with_turn_closed(self, calls: Versions[CallReport]) -> "OpenRun":
+        """The run without its turn; `calls` are those of all closed turns, that one included."""
+        # Not attrs.evolve either: thousands may be stopped together.
+        return OpenRun(
+            self.run_id,
+            None,
+            self.last_turn,
+            self.turns,
+            len(calls) > len(self.calls),
+            self.usage,
+            self.turn_usage,
+            calls,
+            self.called,
+        )
+
     @property
     def spent_itself(self) -> Spent:
         """What its own turns have used."""
