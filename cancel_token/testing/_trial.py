@@ -232,10 +232,8 @@ class Trial(Generic[S]):
                 Breach("leak of registrations", f"{count} callbacks are armed after the end")
             )
         if outcome.kind != "hung":
-            with (
-                recording.last_byte
-            ):  # the work may have ended with it; its point is one of the work all the same
-                pass
+            with recording.last_byte:
+                pass  # the work may have ended with it, and the point behind it is one of the work all the same
             fired = len(recording.fired)
             recording.main.reach("late", None, 0)
             if len(recording.fired) > fired:

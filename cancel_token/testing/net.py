@@ -19,7 +19,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from cancel_token.testing._points import Lane, Recording, outside_lanes
 
@@ -157,20 +157,16 @@ class _Peer:
 
     def _send(self, offset: int, lane: Lane | None) -> None:
         """Send the byte behind an offset, and pass the point behind the byte."""
-        byte = self._data[offset : offset + 1]
-        if lane is None:
-            self._sock.sendall(byte)
-        elif offset + 1 < len(self._data):
-            self._sock.sendall(byte)
-            lane.reach("byte", None, offset + 1)
-        else:
+        is_last = offset + 1 == len(self._data)
+        if lane is not None and is_last:
             # A reader who knows the length has all that he wants with this byte, and the work may end before we are
             # at its point. So its end waits for the lock; and we don't hold that while a reader does not read.
             with selectors.DefaultSelector() as selector:
                 selector.register(self._sock, selectors.EVENT_WRITE)
                 selector.select()
-            with lane.recording.last_byte:
-                self._sock.sendall(byte)
+        with lane.recording.last_byte if lane is not None and is_last else nullcontext():
+            self._sock.sendall(self._data[offset : offset + 1])
+            if lane is not None:
                 lane.reach("byte", None, offset + 1)
 
     def _wait_for_the_reader(self, recording: Recording) -> None:
