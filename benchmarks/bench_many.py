@@ -62,11 +62,16 @@ class Row:
         """Whether it is held to the limits: tasks are."""
         return self.name != "threads"
 
+    def cpu_ratio(self, baseline: "Row") -> float:
+        return self.cpu_microseconds / baseline.cpu_microseconds
+
+    def stop_ratio(self, baseline: "Row") -> float:
+        return self.stop_ms / baseline.stop_ms
+
     def shown(self, baseline: "Row") -> str:
         cpu, stop = "", ""
         if self is not baseline:
-            cpu = f"{self.cpu_microseconds / baseline.cpu_microseconds:6.2f}"
-            stop = f"{self.stop_ms / baseline.stop_ms:6.2f}"
+            cpu, stop = f"{self.cpu_ratio(baseline):6.2f}", f"{self.stop_ratio(baseline):6.2f}"
         return (
             f"{self.streams:7} {self.name:16} {self.cpu_microseconds:9.1f} {cpu:6} | {self.memory_kib:7.1f}"
             f" {self.memory_after_kib:7.1f} | {self.settled_ms:9.1f} {self.hung_up_ms:9.1f} {stop:6} |"
@@ -88,10 +93,7 @@ class Verdict:
 
     @property
     def cpu_ratio(self) -> float:
-        return median(
-            row.cpu_microseconds / baseline.cpu_microseconds
-            for row, baseline in zip(self.rows, self.baselines, strict=True)
-        )
+        return median(map(Row.cpu_ratio, self.rows, self.baselines))
 
     @property
     def memory_kib(self) -> float:
@@ -99,9 +101,7 @@ class Verdict:
 
     @property
     def stop_ratio(self) -> float:
-        return median(
-            row.stop_ms / baseline.stop_ms for row, baseline in zip(self.rows, self.baselines, strict=True)
-        )
+        return median(map(Row.stop_ratio, self.rows, self.baselines))
 
     @property
     def is_kept(self) -> bool:
