@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, NoReturn, Self
+from threading import get_ident
+from typing import Any, Final, NoReturn, Self
 from weakref import WeakKeyDictionary, ref
 
 import anyio
@@ -29,6 +31,9 @@ FIRST_PAUSE_SECONDS = 0.001
 MAX_PAUSE_SECONDS = 0.1
 
 NEVER_SECONDS = 1e9  # some 30 years; asyncio itself wakes up once a day
+
+HAS_EVENTFD: Final = hasattr(os, "eventfd")
+"""Whether there are descriptors here that are made for ringing: on Linux."""
 
 _UNOWNED: set[asyncio.Task[None]] = set()  # until they have ended
 
@@ -115,8 +120,55 @@ class _Serving:
         self._readiness.close()
 
 
+class _Eventfd:
+    """A descriptor that can be read once somebody has written to it; closed when it is dropped."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        # Another finalizer may still come by, and by then the number may be another file's.
+        number, self.number = self.number, -1
+        os.close(number)
+
+
+class _Bell:
+    """What wakes a loop of asyncio: the loop waits for a descriptor, and whoever rings writes to it.
+
+    To hand asyncio a callback from another thread (`call_soon_threadsafe`) takes a fifth of what a wake-up costs all in
+    all: a handle, a socket, and an exception when nothing more is to be read from that.
+
+    The loop alone holds it, and drops it when it is closed, which asyncio tells nobody. Whoever rings gets it through a
+    weak reference and holds it meanwhile: so nobody ever writes to a number that was given away. It has no finalizer of
+    its own, since an object that is being finalized can still be got.
+    """
+
+    __slots__ = ("__weakref__", "eventfd", "wake_ups")
+
+    def __init__(self, wake_ups: WakeUps) -> None:
+        self.eventfd = _Eventfd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self.wake_ups = wake_ups
+
+    def fileno(self) -> int:
+        return self.eventfd.number
+
+    def __call__(self) -> None:
+        """Serve those who have rung. What the loop has not called yet when a Ctrl-C comes it calls again."""
+        try:
+            try:
+                os.eventfd_read(self.eventfd.number)
+            except BlockingIOError:  # a loop inside this one, made by strange means, was quicker
+                pass
+            self.wake_ups.serve()  # reading comes first: who rings from here on is heard in the next iteration
+        except BaseException:
+            self.wake_ups.ring()
+            raise
+
+
 class AsyncioWakeUps(WakeUps):
-    """Those of one loop of asyncio."""
+    """Those of one loop of asyncio, which is woken by its own thread-safe entry."""
 
     __slots__ = ("_loop",)
 
@@ -145,8 +197,59 @@ class AsyncioWakeUps(WakeUps):
         asyncio.get_running_loop().remove_reader(readiness)
 
 
+class BellWakeUps(AsyncioWakeUps):
+    """Those of one loop of asyncio, which is woken by a bell.
+
+    But not by its own thread: there the loop's entry puts the wake-up before all that becomes ready afterwards, such as
+    the next step of a task that has just cancelled a token and only passes a checkpoint.
+
+    Raises:
+        OSError: There is no descriptor left.
+        NotImplementedError: The loop waits for no descriptors.
+    """
+
+    __slots__ = ("_bell", "_thread_id")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._thread_id = get_ident()  # a loop may go on in another; either way of ringing is right from each
+        bell = _Bell(self)
+        self._bell = ref(bell)
+        loop.add_reader(bell, bell)
+
+    def ring(self) -> None:
+        bell = self._bell()
+        if bell is None:
+            self._forget()
+            return
+        if get_ident() == self._thread_id:
+            super().ring()
+            return
+        try:
+            os.eventfd_write(bell.eventfd.number, 1)
+        except ValueError:  # -1: all of it is garbage, and being finalized
+            self._forget()
+
+
 # A program has few loops at a time; each entry goes with its loop.
 _WAKE_UPS: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioWakeUps] = WeakKeyDictionary()
+
+
+def wake_ups_of(loop: asyncio.AbstractEventLoop) -> AsyncioWakeUps:
+    """Those of `loop`; made when they are first asked for, in its thread."""
+    wake_ups = _WAKE_UPS.get(loop)
+    if wake_ups is None:
+        wake_ups = _WAKE_UPS[loop] = _new_wake_ups(loop)
+    return wake_ups
+
+
+def _new_wake_ups(loop: asyncio.AbstractEventLoop) -> AsyncioWakeUps:
+    if HAS_EVENTFD:
+        try:
+            return BellWakeUps(loop)
+        except (OSError, NotImplementedError):  # then it costs a little more
+            pass
+    return AsyncioWakeUps(loop)
 
 
 class AsyncioBinding(Binding):
@@ -155,7 +258,7 @@ class AsyncioBinding(Binding):
     __slots__ = ("_loop",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop, wake_ups: AsyncioWakeUps) -> None:
-        super().__init__(wake_ups, loop.call_soon_threadsafe)
+        super().__init__(wake_ups)
         self._loop = loop
 
     @classmethod
@@ -167,10 +270,10 @@ class AsyncioBinding(Binding):
         if task is None:
             raise RuntimeError("cancel_token.aio works inside a task of trio or asyncio only")
         loop = task.get_loop()
-        wake_ups = _WAKE_UPS.get(loop)
-        if wake_ups is None:
-            wake_ups = _WAKE_UPS[loop] = AsyncioWakeUps(loop)
-        return cls(loop, wake_ups)
+        return cls(loop, wake_ups_of(loop))
+
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        self._loop.call_soon_threadsafe(fn)
 
     async def sleep(self) -> None:
         waiter = self._loop.create_future()
@@ -201,7 +304,7 @@ class AsyncioBinding(Binding):
             task.add_done_callback(partial(_cancel, ref(timer)))
 
         try:
-            self._loop.call_soon_threadsafe(spawn)
+            self.call_soon(spawn)
         except RuntimeError:
             if not self._loop.is_closed():
                 raise

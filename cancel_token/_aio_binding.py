@@ -79,7 +79,7 @@ class WakeUps(ABC):
 
     @abstractmethod
     def ring(self) -> None:
-        """Have the loop call `serve`, by its thread-safe entry; or `_forget`, if the loop has ended."""
+        """Have the loop call `serve`, from any thread; or `_forget`, if the loop has ended."""
 
     @abstractmethod
     def begin_readiness(self) -> Readiness:
@@ -104,8 +104,11 @@ class WakeUps(ABC):
             left = len(due)  # whoever comes meanwhile rings again
             while left:
                 left -= 1
-                due.popleft().wake()
-        except BaseException:
+                due[0].wake()
+                due.popleft()  # it has been woken: an interruption may come in between, and twice does no harm
+        except BaseException as error:
+            if isinstance(error, Exception):  # its own, which it would raise again
+                due.popleft()
             self.ring()
             raise
 
@@ -122,16 +125,12 @@ class Binding(Waker):
     itself what hangs on the token.
     """
 
-    __slots__ = ("_entry", "_serve", "_wake_ups", "wake")
+    __slots__ = ("_wake_ups", "wake")
 
-    _entry: Callable[[Callable[[], object]], object]  # the loop's thread-safe one, by which `ring` goes, too
-    _serve: Callable[[], object]  # what it is to call
     wake: Callable[[], object]  # called in the loop's thread; more often than it was asked for does no harm
 
-    def __init__(self, wake_ups: WakeUps, entry: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, wake_ups: WakeUps) -> None:
         self._wake_ups = wake_ups
-        self._serve = wake_ups.serve
-        self._entry = entry
         self.wake = nobody
 
     def release(self) -> None:
@@ -140,18 +139,25 @@ class Binding(Waker):
         Where the loop has ended nobody waits any more, and nothing happens. Nor does anything in a forked child, whose
         copy of the loop shares its wake-up socket, and perhaps a lock in mid-air, with the parent's (T-S18).
         """
-        wake_ups = self._wake_ups  # all of it stands here, since each call on the way is waited for
+        wake_ups = self._wake_ups
         if len(forks) != wake_ups.forks:
             return
         wake_ups.due.append(self)
         if wake_ups.silent:
             try:  # before the mark, so that no interruption comes between it and the ring
                 wake_ups.silent = False
-                self._entry(self._serve)  # what `ring` does
-            except BaseException as error:
                 wake_ups.ring()
-                if not isinstance(error, RuntimeError):  # the loop has ended, as `ring` has found, too
-                    raise
+            except BaseException:
+                wake_ups.ring()
+                raise
+
+    @abstractmethod
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        """Have the loop call a function, by its own thread-safe entry.
+
+        Raises:
+            RuntimeError: The loop has ended.
+        """
 
     @abstractmethod
     async def sleep(self) -> None:
@@ -179,7 +185,7 @@ class Binding(Waker):
         readiness = self._wake_ups.readiness
         if readiness is not None and readiness.leave(self):
             try:
-                self._entry(self._wake_ups.end_unused_readiness)
+                self.call_soon(self._wake_ups.end_unused_readiness)
             except RuntimeError:  # the loop has ended, and it with the loop
                 pass
 

@@ -76,7 +76,10 @@ class TrioBinding(Binding):
         if wake_ups is None:
             wake_ups = TrioWakeUps()
             _of_this_run.set(wake_ups)
-        return cls(wake_ups, wake_ups.entry.run_sync_soon)
+        return cls(wake_ups)
+
+    def call_soon(self, fn: Callable[[], object]) -> None:
+        self._wake_ups.entry.run_sync_soon(fn)
 
     async def sleep(self) -> None:
         self.wake = partial(self._go_on, trio.lowlevel.current_task())
@@ -117,7 +120,7 @@ class TrioBinding(Binding):
                 ended()
 
         try:
-            self._wake_ups.entry.run_sync_soon(spawn)
+            self.call_soon(spawn)
         except trio.RunFinishedError:
             ended()
 

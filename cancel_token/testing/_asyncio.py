@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from typing import Any, Self, TypeVar
 
-from cancel_token._aio_asyncio import AsyncioBinding
+from cancel_token._aio_asyncio import AsyncioBinding, AsyncioWakeUps, wake_ups_of
 from cancel_token._token import CancelToken
 from cancel_token.testing._outcomes import Limits, Outcome
 from cancel_token.testing._points import Lane, Recording, Runaway, here
@@ -225,6 +225,8 @@ class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.selector = _Selector()
         super().__init__(self.selector)
+        self.selector.wake_ups = wake_ups_of(self)
+        self.selector.own = len(self.selector.get_map())
         self._new = self._state()
 
     def create_task(self, coro: Any, **options: Any) -> asyncio.Task[Any]:
@@ -257,17 +259,19 @@ class _Loop(asyncio.SelectorEventLoop):
 
 class _Selector(selectors.DefaultSelector):
     runtime: AsyncioRuntime | None = None
+    wake_ups: AsyncioWakeUps
+    own: int  # how many descriptors wake the loop where it sleeps
 
     def select(self, timeout: float | None = None) -> Any:
         runtime = self.runtime
         if runtime is not None and runtime.recording.ran_away:
             runtime.count_runaway()
-        alone = len(self.get_map()) <= 1  # the loop's own socket, which wakes it where it sleeps
-        if timeout == 0 and alone:
+        alone = len(self.get_map()) <= self.own
+        if timeout == 0 and alone and self.wake_ups.silent:
             return ()
         if timeout == 0 or runtime is None:
             return super().select(timeout)
-        # What a thread has said before it ended, or before its task counted as started, is in the loop's own socket.
+        # What a thread has said before it ended, or before its task counted as started, is in the loop's own.
         resting = runtime.started_tasks()
         hangs = timeout is None and alone and runtime.nothing_can_come()
         if (resting or hangs) and (events := super().select(0)):

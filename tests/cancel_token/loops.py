@@ -9,7 +9,7 @@ import inspect
 import signal
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 import anyio.lowlevel
@@ -34,8 +34,18 @@ async def settled() -> None:
         await anyio.lowlevel.checkpoint()
 
 
+class LoopWithoutDescriptors(asyncio.SelectorEventLoop):
+    """Waits for none but its own, as do loops that others have written, and asyncio's on Windows."""
+
+    def add_reader(self, *_: object) -> NoReturn:
+        raise NotImplementedError
+
+
+WITHOUT_DESCRIPTORS = "asyncio without descriptors"
+
+
 def run_on(runtime: str, fn: Callable[[], Awaitable[None]]) -> None:
-    """Run `fn` on `"trio"` or `"asyncio"`; a task that it leaves behind is a failure."""
+    """Run `fn` on `"trio"`, `"asyncio"` or `WITHOUT_DESCRIPTORS`; a task that it leaves behind is a failure."""
 
     async def checked() -> None:
         before = living_tasks()
@@ -43,12 +53,28 @@ def run_on(runtime: str, fn: Callable[[], Awaitable[None]]) -> None:
         await settled()
         assert before == living_tasks()
 
-    anyio.run(checked, backend=runtime)
+    if runtime == WITHOUT_DESCRIPTORS:
+        anyio.run(checked, backend="asyncio", backend_options={"loop_factory": LoopWithoutDescriptors})
+    else:
+        anyio.run(checked, backend=runtime)
 
 
 def on_each_runtime(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """Make of an async test one with two ids, `trio` and `asyncio`."""
+    return _on(["trio", "asyncio"], test)
 
+
+def on_each_way_to_ring(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make of an async test one with three ids: an asyncio loop is woken by a bell, or, if it must, by its entry."""
+    return _on(["trio", "asyncio", WITHOUT_DESCRIPTORS], test)
+
+
+def on_asyncio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make of an async test one that runs on asyncio."""
+    return _on(["asyncio"], test)
+
+
+def _on(runtimes: list[str], test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     @functools.wraps(test)
     def run(*, runtime: str, **arguments: object) -> None:
         run_on(runtime, functools.partial(test, **arguments))
@@ -57,7 +83,7 @@ def on_each_runtime(test: Callable[..., Awaitable[None]]) -> Callable[..., None]
     runtime = inspect.Parameter("runtime", inspect.Parameter.KEYWORD_ONLY)
     decorated: Any = run
     decorated.__signature__ = signature.replace(parameters=[*signature.parameters.values(), runtime])
-    made: Callable[..., None] = pytest.mark.parametrize("runtime", ["trio", "asyncio"])(decorated)
+    made: Callable[..., None] = pytest.mark.parametrize("runtime", runtimes)(decorated)
     return made
 
 

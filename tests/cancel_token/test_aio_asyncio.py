@@ -12,6 +12,7 @@ import pytest
 
 from cancel_token import CancelToken
 from cancel_token.aio import fail_on_cancel, move_on_cancel, run_sync
+from tests.cancel_token.loops import LoopWithoutDescriptors
 
 
 class _Jumping(selectors.DefaultSelector):
@@ -703,6 +704,10 @@ def test_an_error_of_the_loop_other_than_closed_is_reported(monkeypatch: pytest.
             assert token.cancel()
             monkeypatch.delattr(loop, "call_soon_threadsafe")
 
-    asyncio.run(main())
+    loop = LoopWithoutDescriptors()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
 
     assert ["something else"] == reported

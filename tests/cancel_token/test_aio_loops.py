@@ -131,7 +131,7 @@ async def main():
         process = os.fork()
         if process == 0:
             trio.lowlevel.TrioToken.run_sync_soon = refuse
-            asyncio.BaseEventLoop.call_soon_threadsafe = refuse
+            asyncio.BaseEventLoop.call_soon_threadsafe = os.eventfd_write = refuse
             os._exit(0 if token.cancel() else 1)
         assert 0 == os.waitpid(process, 0)[1]
         await anyio.lowlevel.checkpoint()
