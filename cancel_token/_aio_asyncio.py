@@ -21,7 +21,7 @@ import anyio
 from anyio._backends._asyncio import CancelScope as AnyioScope
 
 from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
-from cancel_token._aio_readiness import Readiness
+from cancel_token._aio_readiness import IS_SUPPORTED, Readiness
 from cancel_token._cancellation import report_unraisable
 
 # Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
@@ -172,8 +172,8 @@ class AsyncioWakeUps(WakeUps):
 
     __slots__ = ("_loop",)
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__()
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, can_wait_readable: bool) -> None:
+        super().__init__(can_wait_readable=can_wait_readable)
         self._loop = ref(loop)
 
     def ring(self) -> None:
@@ -211,7 +211,7 @@ class BellWakeUps(AsyncioWakeUps):
     __slots__ = ("_bell", "_thread_id")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+        super().__init__(loop, can_wait_readable=IS_SUPPORTED)
         self._thread_id = get_ident()  # a loop may go on in another; either way of ringing is right from each
         bell = _Bell(self)
         self._bell = ref(bell)
@@ -249,7 +249,7 @@ def _new_wake_ups(loop: asyncio.AbstractEventLoop) -> AsyncioWakeUps:
             return BellWakeUps(loop)
         except (OSError, NotImplementedError):  # then it costs a little more
             pass
-    return AsyncioWakeUps(loop)
+    return AsyncioWakeUps(loop, can_wait_readable=False)
 
 
 class AsyncioBinding(Binding):

@@ -68,9 +68,10 @@ class WakeUps(ABC):
     3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
     """
 
-    __slots__ = ("__weakref__", "due", "forks", "readiness", "silent")
+    __slots__ = ("__weakref__", "can_wait_readable", "due", "forks", "readiness", "silent")
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_wait_readable: bool) -> None:
+        self.can_wait_readable = can_wait_readable
         self.due: deque[Binding] = deque()
         self.forks = len(forks)
         self.silent = True  # False: somebody has rung and was not heard yet, or is about to ring
@@ -162,6 +163,11 @@ class Binding(Waker):
     @abstractmethod
     async def sleep(self) -> None:
         """Sleep until `release` is called, or was called since the task's last checkpoint; or for no reason at all."""
+
+    @property
+    def can_wait_readable(self) -> bool:
+        """Whether there is a readiness in this loop."""
+        return self._wake_ups.can_wait_readable
 
     async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
         """Wait until a descriptor can be read, or `wake` is called in the loop's thread; or for no reason at all.

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn, Self
 import trio
 
 from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
-from cancel_token._aio_readiness import Readiness
+from cancel_token._aio_readiness import IS_SUPPORTED, Readiness
 
 READINESS_TASK: Final = "cancel_token readiness"
 """The task that wakes those who wait for descriptors. It is the loop's: it works for all tasks and belongs to none."""
@@ -25,7 +25,7 @@ class TrioWakeUps(WakeUps):
     __slots__ = ("_serving", "entry", "is_ending")
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(can_wait_readable=IS_SUPPORTED)
         self.entry = trio.lowlevel.current_trio_token()
         self._serving = trio.CancelScope()  # of the task that serves `readiness`
         self.is_ending = False  # the run is: its tasks are being cancelled, that one first

@@ -22,22 +22,18 @@ import threading
 from collections.abc import Callable, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, ParamSpec, Self, TypeVar
 
 import anyio
 import anyio.lowlevel
 
 from cancel_token._aio_binding import Binding, Interruption, Scope, current_binding, nobody
-from cancel_token._aio_readiness import IS_SUPPORTED
 from cancel_token._errors import Cancelled, CancelReason
 from cancel_token._token import CancelToken
 from cancel_token._tree import unpin
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-CAN_WAIT_READABLE: Final = IS_SUPPORTED
-"""Whether tasks can wait for descriptors here (`Sleeper.wait_readable`): on Linux."""
 
 _PERHAPS_OURS = (Cancelled, BaseExceptionGroup)
 """What may hold a stop that somebody raised who has checked the token."""
@@ -342,8 +338,13 @@ class Sleeper:
         """Sleep until `wake` is called, or was called since the task's last checkpoint; or for no reason at all."""
         await self._binding.sleep()
 
+    @property
+    def can_wait_readable(self) -> bool:
+        """Whether `wait_readable` works: on Linux, but for loops of asyncio that wait for no descriptors of others."""
+        return self._binding.can_wait_readable
+
     async def wait_readable(self, descriptor: int, lost: Callable[[], object]) -> None:
-        """Sleep until a descriptor can be read, too. Where `CAN_WAIT_READABLE`; `leave_readiness` afterwards.
+        """Sleep until a descriptor can be read, too. Where `can_wait_readable`; `leave_readiness` afterwards.
 
         Args:
             descriptor: Nobody else waits for it in this loop.

@@ -32,7 +32,7 @@ from aiwrapper._waiting import GIVING_WAY, IN_PLACE, Pause, Point
 from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.threads import drive, give_up
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import CAN_WAIT_READABLE, LoopCall, Sleeper, thread_context
+from cancel_token.aio import LoopCall, Sleeper, thread_context
 from cancel_token.http import NothingArrived
 
 SECOND_READER: Final = "another task is waiting for the next entry of this stream"
@@ -58,7 +58,8 @@ class StreamedRun:
         self.run = run
         self.over: CancelToken = CancelToken(name=f"run {run.run_id} is over")
         """Cancelled when nothing of the run is left."""
-        in_threads = in_threads or not CAN_WAIT_READABLE
+        self._sleeper = Sleeper()
+        in_threads = in_threads or not self._sleeper.can_wait_readable
         self._steps = drive(run, model, tools, IN_PLACE if in_threads else GIVING_WAY)
         self._next = self._steps.__next__
         self._context = thread_context()
@@ -69,7 +70,6 @@ class StreamedRun:
         self._in_threads = in_threads
         self._thread: threading.Thread | None = None
         self._news = LoopCall(self._look)
-        self._sleeper = Sleeper()
         self._reader: Sleeper | None = None  # it, while somebody waits
         self._awaited: NothingArrived | None = None
         self._alarm: CancelToken | None = None

@@ -46,7 +46,7 @@ from aiwrapper.transport import SILENCE_TIMEOUT_SECONDS
 from cancel_token.aio import run_sync, wait_cancelled
 from cancel_token.testing import ManualClock
 from tests.aiwrapper.running import HELLO, KEY, Acting, lang_at
-from tests.cancel_token.loops import living_tasks, on_each_runtime, settled
+from tests.cancel_token.loops import WITHOUT_DESCRIPTORS, living_tasks, on_each_runtime, run_on, settled
 
 BEHIND_HEL = 603
 """Where the event with the first words ends in the body of `HELLO`."""
@@ -892,3 +892,21 @@ def test_a_result_that_is_there_is_not_thrown_away_where_the_cancellation_comes_
     trio.run(main)
 
     assert ["completed"] == [result.status for result in results]
+
+
+def test_in_a_loop_that_waits_for_no_descriptors_a_stream_keeps_its_thread_and_is_stopped_the_same() -> None:
+    async def main() -> None:
+        with silent_fake() as (fake, _):
+            agent, token = agent_at(fake), CancelToken()
+            async with aclosing(agent.stream("Hello", token=token)) as entries:
+                async for entry in entries:
+                    if isinstance(entry, TextDelta):
+                        break
+                assert 1 == len(run_threads())
+                token.cancel()
+                rest = await rest_of(entries)
+            assert isinstance(rest[-1], RunStopped)
+            assert ("user", "Hel") == stop_of(agent)
+            await hung_up(fake)
+
+    run_on(WITHOUT_DESCRIPTORS, main)

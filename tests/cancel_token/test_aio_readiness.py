@@ -14,11 +14,12 @@ import pytest
 import trio
 
 from cancel_token._aio_binding import current_binding
-from cancel_token.aio import CAN_WAIT_READABLE, Sleeper
+from cancel_token._aio_readiness import IS_SUPPORTED
+from cancel_token.aio import Sleeper
 from tests.cancel_token.loops import on_each_runtime, settled
 from tests.cancel_token.stalling import open_descriptors
 
-pytestmark = pytest.mark.skipif(not CAN_WAIT_READABLE, reason="there is no epoll")
+pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="there is no epoll")
 
 
 def never_lost() -> None:
