@@ -12,7 +12,6 @@ from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
 from aiwrapper._core.errors import Busy
 from aiwrapper._core.log import Sink, UserMessageAdded
-from aiwrapper._core.text import describe_exception
 from aiwrapper._core.tools import Tool, tool
 from aiwrapper._feed import Feed
 from aiwrapper._run import Driver, Run, RunResult
@@ -21,7 +20,7 @@ from aiwrapper.drivers._streamed import StreamedRun
 from aiwrapper.drivers._tool_calls import DEFAULT_GRACE_SECONDS, ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec, new_id
-from cancel_token import CancelKind, CancelReason, CancelToken
+from cancel_token import CancelToken
 from cancel_token.aio import Loop
 
 StartedT = TypeVar("StartedT", RunThread, StreamedRun)
@@ -245,14 +244,8 @@ class Agent:
             run = self._run
             if run is None:
                 self._claim.pop(0)
-        if run is None:
-            return
-        if run.claim(driver):
-            run.interrupt(error)
-            run.close(error)
-        else:
-            kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "closed"
-            run.stop(CancelReason(kind, f"whoever has begun it was interrupted: {describe_exception(error)}"))
+        if run is not None:
+            run.give_up(driver, error)
 
     def _settled(self, run: Run) -> None:
         """The run has ended. May be interrupted and called again."""

@@ -47,7 +47,7 @@ from aiwrapper._run_result import StopMode as StopMode
 from aiwrapper._run_result import StopReceipt as StopReceipt
 from aiwrapper._run_result import StopReport as StopReport
 from aiwrapper._run_result import last_text
-from cancel_token import Cancelled, CancelReason, CancelToken
+from cancel_token import CancelKind, Cancelled, CancelReason, CancelToken
 
 _FORCE: Final[dict[StopMode | None, int]] = {None: 0, "after_turn": 1, "after_step": 2, "now": 3}
 
@@ -144,6 +144,22 @@ class Run:
     def claim(self, driver: Driver) -> bool:
         """Whether this one drives the run, to its end: the first who claims it, and no other after that."""
         return self._driver.setdefault(0, driver) == driver
+
+    def give_up(self, driver: Driver, error: BaseException) -> None:
+        """End the run if an exception has kept it from ending itself.
+
+        Args:
+            driver: who gives it up. A run that is driven by another is stopped, and ended by that one.
+            error: the exception.
+        """
+        if self.claim(driver):
+            self.interrupt(error)
+            self.close(error)
+        else:
+            kind: CancelKind = "signal" if isinstance(error, KeyboardInterrupt) else "closed"
+            self.stop(
+                CancelReason(kind, f"whoever has begun it was interrupted: {describe_exception(error)}")
+            )
 
     def next_step(self) -> Step:
         """What to do next."""

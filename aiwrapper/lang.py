@@ -294,9 +294,7 @@ async def _answer_awaited(
             own(made := StreamedRun(run, model, ToolCalls({}), Pipe(), in_threads=bool(told)))
             made.start()
         except BaseException as error:
-            if run.claim("starter"):
-                run.interrupt(error)
-                run.close(error)
+            run.give_up("starter", error)
             raise
 
     return _unless_failed(await AsyncEntries(begin).complete())
