@@ -23,6 +23,7 @@ from anyio._backends._asyncio import CancelScope as AnyioScope
 from cancel_token._aio_binding import Binding, Interruption, WakeUps, nobody
 from cancel_token._aio_readiness import IS_SUPPORTED, Readiness
 from cancel_token._cancellation import report_unraisable
+from cancel_token._forks import forks
 
 # Chosen by hand. Clean-up that waits a few times in a row is hurried through without a pause, as on trio; what
 # waits again a second after the stop is told so within a tenth of one.
@@ -120,25 +121,38 @@ class _Serving:
         self._readiness.close()
 
 
+def _serve_readable(
+    loop: asyncio.AbstractEventLoop, readable: Readiness | _Bell, serve: Callable[[], object]
+) -> None:
+    """Have the loop call `serve` whenever a descriptor can be read, for whoever uses the loop.
+
+    In a context of its own: asyncio keeps the current one, and what its variables hold, for as long as it serves.
+    """
+    contextvars.Context().run(loop.add_reader, readable, serve)
+
+
 class _Eventfd:
     """A descriptor that can be read once somebody has written to it; closed when it is dropped."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_wake_ups", "number")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, wake_ups: WakeUps) -> None:
         self.number = number
+        self._wake_ups = wake_ups
 
     def __del__(self) -> None:
         # Another finalizer may still come by, and by then the number may be another file's.
         number, self.number = self.number, -1
         os.close(number)
+        if self._wake_ups.due and len(forks) == self._wake_ups.forks:  # they have rung in vain
+            self._wake_ups.ring()
 
 
 class _Bell:
     """What wakes a loop of asyncio: the loop waits for a descriptor, and whoever rings writes to it.
 
-    To hand asyncio a callback from another thread (`call_soon_threadsafe`) takes a fifth of what a wake-up costs all in
-    all: a handle, a socket, and an exception when nothing more is to be read from that.
+    By asyncio's own entry (`call_soon_threadsafe`) all of a wake-up took a fifth more (Linux, Python 3.11, November
+    2026): that makes a handle, sends to a socket, and ends in an exception when nothing more is to be read from it.
 
     The loop alone holds it, and drops it when it is closed, which asyncio tells nobody. Whoever rings gets it through a
     weak reference and holds it meanwhile: so nobody ever writes to a number that was given away. It has no finalizer of
@@ -148,7 +162,7 @@ class _Bell:
     __slots__ = ("__weakref__", "eventfd", "wake_ups")
 
     def __init__(self, wake_ups: WakeUps) -> None:
-        self.eventfd = _Eventfd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        self.eventfd = _Eventfd(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), wake_ups)
         self.wake_ups = wake_ups
 
     def fileno(self) -> int:
@@ -156,6 +170,8 @@ class _Bell:
 
     def __call__(self) -> None:
         """Serve those who have rung. What the loop has not called yet when a Ctrl-C comes it calls again."""
+        if len(forks) != self.wake_ups.forks:  # what was rung is for the parent to hear
+            return
         try:
             try:
                 os.eventfd_read(self.eventfd.number)
@@ -170,15 +186,17 @@ class _Bell:
 class AsyncioWakeUps(WakeUps):
     """Those of one loop of asyncio, which is woken by its own thread-safe entry."""
 
-    __slots__ = ("_loop",)
+    __slots__ = ("_loop", "thread_id")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, *, can_wait_readable: bool) -> None:
         super().__init__(can_wait_readable=can_wait_readable)
         self._loop = ref(loop)
+        self.thread_id = 0  # of the thread that runs the loop
 
     def ring(self) -> None:
         loop = self._loop()
         if loop is None:
+            self._forget()
             return
         try:
             loop.call_soon_threadsafe(self.serve)
@@ -189,7 +207,7 @@ class AsyncioWakeUps(WakeUps):
 
     def begin_readiness(self) -> Readiness:
         readiness = Readiness()
-        asyncio.get_running_loop().add_reader(readiness, _Serving(readiness))
+        _serve_readable(asyncio.get_running_loop(), readiness, _Serving(readiness))
         self.readiness = readiness  # now that it is served
         return readiness
 
@@ -201,28 +219,25 @@ class BellWakeUps(AsyncioWakeUps):
     """Those of one loop of asyncio, which is woken by a bell.
 
     But not by its own thread: there the loop's entry puts the wake-up before all that becomes ready afterwards, such as
-    the next step of a task that has just cancelled a token and only passes a checkpoint.
+    the next step of a task that has just cancelled a token and only passes a checkpoint. Nor when the bell was taken
+    away: by somebody who tells the loop to read no more from a number that he has closed, and that is the bell's now.
 
     Raises:
         OSError: There is no descriptor left.
         NotImplementedError: The loop waits for no descriptors.
     """
 
-    __slots__ = ("_bell", "_thread_id")
+    __slots__ = ("_bell",)
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop, can_wait_readable=IS_SUPPORTED)
-        self._thread_id = get_ident()  # a loop may go on in another; either way of ringing is right from each
         bell = _Bell(self)
         self._bell = ref(bell)
-        loop.add_reader(bell, bell)
+        _serve_readable(loop, bell, bell)
 
     def ring(self) -> None:
         bell = self._bell()
-        if bell is None:
-            self._forget()
-            return
-        if get_ident() == self._thread_id:
+        if bell is None or get_ident() == self.thread_id:
             super().ring()
             return
         try:
@@ -236,10 +251,11 @@ _WAKE_UPS: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncioWakeUps] = WeakKe
 
 
 def wake_ups_of(loop: asyncio.AbstractEventLoop) -> AsyncioWakeUps:
-    """Those of `loop`; made when they are first asked for, in its thread."""
+    """Those of `loop`, in whose thread this is called; made when they are first asked for."""
     wake_ups = _WAKE_UPS.get(loop)
     if wake_ups is None:
         wake_ups = _WAKE_UPS[loop] = _new_wake_ups(loop)
+    wake_ups.thread_id = get_ident()  # it may go on in another thread than before
     return wake_ups
 
 

@@ -68,13 +68,14 @@ class WakeUps(ABC):
     3. An interruption loses nobody's: whoever is interrupted while ringing rings once more. Twice is as good as once.
     """
 
-    __slots__ = ("__weakref__", "can_wait_readable", "due", "forks", "readiness", "silent")
+    __slots__ = ("__weakref__", "can_wait_readable", "due", "forks", "readiness", "silent", "struck")
 
     def __init__(self, *, can_wait_readable: bool) -> None:
         self.can_wait_readable = can_wait_readable
         self.due: deque[Binding] = deque()
         self.forks = len(forks)
         self.silent = True  # False: somebody has rung and was not heard yet, or is about to ring
+        self.struck: Binding | None = None  # the one who was to be woken when an exception came
         self.readiness: Readiness | None = None
         """For those who wait for descriptors; there while somebody does."""
 
@@ -98,25 +99,30 @@ class WakeUps(ABC):
             self.end_readiness(readiness)
 
     def serve(self) -> None:
-        """Wake everybody whose wake-up is due. In the loop's thread."""
-        self.silent = True
-        due = self.due
+        """Wake everybody whose wake-up is due. In the loop's thread.
+
+        An exception may be anybody's, such as a signal handler's: whoever was to be woken then is tried once more.
+        """
         try:
-            left = len(due)  # whoever comes meanwhile rings again
-            while left:
-                left -= 1
+            self.silent = True
+            due = self.due
+            # Whoever comes meanwhile rings again. No `while`: on 3.12 it jumps back outside of the `try`.
+            for _ in range(len(due)):
                 due[0].wake()
-                due.popleft()  # it has been woken: an interruption may come in between, and twice does no harm
-        except BaseException as error:
-            if isinstance(error, Exception):  # its own, which it would raise again
-                due.popleft()
+                due.popleft()  # now that it has been woken; twice does no harm
+            self.struck = None
+        except BaseException:
+            struck = self.due[0] if self.due else None
+            if struck is not None and struck is self.struck:
+                self.due.popleft()
+            self.struck = struck
             self.ring()
             raise
 
     def _forget(self) -> None:
         """Nobody waits any more."""
         self.silent = True  # so that whoever comes later comes here, too
-        self.due.clear()
+        self.due = deque()  # another, since trio may have the last of the old one served at this moment
 
 
 class Binding(Waker):

@@ -250,6 +250,7 @@ class _Loop(asyncio.SelectorEventLoop):
             len(own._asyncgens),
             own._asyncgens_shutdown_called,
             len(self.selector.get_map()),
+            self.selector.wake_ups.silent,  # else a wake-up is under way
             self.get_task_factory(),
             self.get_exception_handler(),
             self.get_debug(),

@@ -122,9 +122,11 @@ def monitoring() -> Iterator[None]:
     if sys.version_info >= (3, 12):
         sys.monitoring.use_tool_id(TOOL, "injector")
         sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, Injector.step)
-        yield
-        sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, None)
-        sys.monitoring.free_tool_id(TOOL)
+        try:
+            yield
+        finally:
+            sys.monitoring.register_callback(TOOL, sys.monitoring.events.INSTRUCTION, None)
+            sys.monitoring.free_tool_id(TOOL)
     else:
         yield
 

@@ -1,20 +1,27 @@
 """How threads wake the tasks of a loop: one rings for all of them, and whatever comes in between loses no wake-up."""
 
 import asyncio
+import contextvars
 import errno
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from weakref import ref
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from cancel_token import CancelToken
-from cancel_token._aio_asyncio import HAS_EVENTFD, AsyncioWakeUps, BellWakeUps
-from cancel_token._aio_binding import Binding, current_binding, nobody
+from cancel_token._aio_asyncio import HAS_EVENTFD, AsyncioWakeUps, BellWakeUps, _Bell, _Eventfd
+from cancel_token._aio_binding import Binding, WakeUps, current_binding, nobody
 from cancel_token.aio import Sleeper, move_on_cancel, wait_cancelled
 from tests.cancel_token.injection import Injector, Place, bytecodes, monitoring
 from tests.cancel_token.loops import (
@@ -50,6 +57,26 @@ def in_a_thread(fn: Callable[[], object]) -> None:
     thread = threading.Thread(target=fn)
     thread.start()
     thread.join()
+
+
+async def what_a_task_does_that_cancels_itself() -> list[str]:
+    done: list[str] = []
+    token = CancelToken()
+    with move_on_cancel(token) as scope:
+        token.cancel()
+        await asyncio.sleep(0)
+        done.append("passed a checkpoint")
+    if scope.cancelled_caught:
+        done.append("cancelled")
+    return done
+
+
+def bell_of(binding: Binding) -> _Bell:
+    wake_ups = binding._wake_ups
+    assert isinstance(wake_ups, BellWakeUps)
+    bell = wake_ups._bell()
+    assert bell is not None
+    return bell
 
 
 async def places_of(operation: Callable[[], object], thread: str) -> list[Place]:
@@ -216,22 +243,145 @@ async def test_a_task_whose_wake_up_raises_takes_nobody_elses_with_it() -> None:
 
 
 @on_each_way_to_ring
-async def test_what_fails_is_not_tried_again_and_takes_nobody_elses_with_it() -> None:
-    woken: list[None] = []
+async def test_what_fails_each_time_is_tried_once_more_and_takes_nobody_elses_with_it() -> None:
+    woken: list[str] = []
     first, second = current_binding(), current_binding()
-    second.wake = lambda: woken.append(None)
+    second.wake = lambda: woken.append("second")
 
     def fail() -> None:
+        woken.append("first")
         raise ArithmeticError("a defect")
 
     first.wake = fail
     first.release()
     second.release()
-    with pytest.raises(ArithmeticError):
-        first._wake_ups.serve()
+    for _ in range(2):
+        with pytest.raises(ArithmeticError):
+            first._wake_ups.serve()
     await come_by()
 
+    assert ["first", "first", "second"] == woken
+    first.wake = nobody
+    first.release()
+    await come_by()
+    assert first._wake_ups.struck is None
+
+
+@on_each_way_to_ring
+async def test_who_is_interrupted_while_waking_others_goes_on_afterwards() -> None:
+    """By whatever a signal handler raises."""
+    woken: list[int] = []
+
+    def prepare() -> Callable[[], object]:
+        woken.clear()
+        for number in range(2):
+            binding = current_binding()
+            binding.wake = partial(woken.append, number)
+            binding._wake_ups.due.append(binding)
+        return binding._wake_ups.serve
+
+    def interrupt() -> None:
+        raise TimeoutError
+
+    with monitoring():
+        for place in bytecodes(prepare)[1:]:  # the first is that of its `try`
+            await come_by()
+            serve = prepare()
+            with pytest.raises(TimeoutError):
+                Injector(place, interrupt).run(serve)
+            await come_by()
+
+            assert {0, 1} == set(woken)
+
+
+@on_each_way_to_ring
+async def test_who_comes_in_between_any_two_bytecodes_of_waking_others_is_woken() -> None:
+    woken: set[str] = set()
+
+    def bound(name: str) -> Binding:
+        binding = current_binding()
+        binding.wake = lambda: woken.add(name)
+        return binding
+
+    def prepare() -> Callable[[], object]:
+        """As it is when somebody has rung."""
+        first = bound("first")
+        first._wake_ups.silent = False
+        first._wake_ups.due.append(first)
+        return first._wake_ups.serve
+
+    with monitoring():
+        for place in bytecodes(prepare):
+            await come_by()
+            serve, other = prepare(), bound("other")
+            woken.clear()
+            Injector(place, lambda: in_a_thread(other.release)).run(serve)  # noqa: B023  # at once
+            await come_by()
+
+            assert {"first", "other"} == woken
+
+
+@on_each_way_to_ring
+async def test_a_loop_that_serves_in_between_any_two_bytecodes_of_ringing_misses_nobody() -> None:
+    woken: list[None] = []
+    binding = current_binding()
+    binding.wake = lambda: woken.append(None)
+    wake_ups = binding._wake_ups
+
+    def prepare() -> Callable[[], object]:
+        wake_ups.silent = False  # as when somebody else has rung, who is about to be heard
+        return binding.release
+
+    with monitoring():
+        for place in bytecodes(prepare):
+            wake_ups.serve()
+            woken.clear()
+            Injector(place, wake_ups.serve).run(prepare())
+            await come_by()
+
+            assert woken
+
+
+@on_each_way_to_ring
+async def test_who_is_woken_again_and_again_leaves_the_loop_its_turns() -> None:
+    binding = current_binding()
+    woken: list[None] = []
+
+    def wake() -> None:
+        woken.append(None)
+        if len(woken) < SLEEPERS:
+            binding.release()
+
+    binding.wake = wake
+    binding.release()
+    binding._wake_ups.serve()
     assert [None] == woken
+    while len(woken) < SLEEPERS:
+        await anyio.lowlevel.checkpoint()
+
+
+def test_a_thread_may_ring_while_trio_serves_the_last_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left in its queue trio calls when it takes nothing more."""
+    bindings: list[Binding] = []
+
+    async def main() -> None:
+        bindings.extend((current_binding(), current_binding()))
+        bindings[0].wake = lambda: in_a_thread(bindings[1].release)
+        await come_by()
+
+    wait_woken = WakeupSocketpair.wait_woken
+
+    async def ring_when_it_ends(self: WakeupSocketpair) -> None:
+        try:
+            await wait_woken(self)
+        except trio.Cancelled:
+            in_a_thread(bindings[0].release)
+            raise
+
+    monkeypatch.setattr(WakeupSocketpair, "wait_woken", ring_when_it_ends)
+    trio.run(main)
+
+    assert not bindings[0]._wake_ups.due
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio", WITHOUT_DESCRIPTORS])
@@ -250,6 +400,174 @@ def test_a_loop_that_has_ended_keeps_no_wake_ups(runtime: str) -> None:
     assert not binding._wake_ups.due
 
 
+@on_asyncio
+async def test_in_the_loops_own_thread_a_stop_comes_at_the_next_checkpoint() -> None:
+    assert ["cancelled"] == await what_a_task_does_that_cancels_itself()
+
+
+def test_in_a_loop_that_goes_on_in_another_thread_it_does_so_too() -> None:
+    async def main() -> None:
+        done.append(await what_a_task_does_that_cancels_itself())
+
+    done: list[list[str]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    in_a_thread(lambda: loop.run_until_complete(main()))
+    loop.close()
+
+    assert [["cancelled"]] * 2 == done
+
+
+@on_asyncio
+async def test_the_loop_keeps_nothing_of_whoever_uses_a_token_first(without_gc: None) -> None:
+    """asyncio keeps the context in which it was asked to wait for a descriptor."""
+
+    class Request:
+        pass
+
+    async def serve() -> ref[Request]:
+        request = Request()
+        variable.set(request)
+        sleeper = Sleeper()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.send(b"x")
+            if sleeper.can_wait_readable:
+                await sleeper.wait_readable(ours.fileno(), nobody)
+        return ref(request)
+
+    variable: contextvars.ContextVar[Request] = contextvars.ContextVar("the request")
+    request = await asyncio.create_task(serve())
+    await come_by()
+
+    assert request() is None
+
+
+@with_bells
+@on_asyncio
+async def test_a_bell_that_was_heard_is_silent_and_no_child_process_inherits_it() -> None:
+    awake: list[None] = []
+    binding = current_binding()
+    binding.wake = lambda: awake.append(None)
+    in_a_thread(binding.release)
+    await come_by()
+    number = bell_of(binding).fileno()
+
+    assert [None] == awake
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(number)
+    assert not os.get_inheritable(number)
+
+
+@with_bells
+@on_asyncio
+async def test_who_rings_while_others_are_woken_is_heard_next() -> None:
+    awake: list[str] = []
+    first, second = current_binding(), current_binding()
+
+    def wake_first() -> None:
+        awake.append("first")
+        in_a_thread(second.release)
+
+    first.wake, second.wake = wake_first, lambda: awake.append("second")
+    in_a_thread(first.release)
+    await come_by()
+
+    assert ["first", "second"] == awake
+
+
+@with_bells
+@on_asyncio
+@pytest.mark.parametrize("when", ["before it is rung", "when it is rung"])
+async def test_a_bell_that_is_taken_away_is_done_without(when: str) -> None:
+    """By whoever closes a descriptor and then has the loop read its number no more, when that is the bell's."""
+    awake: list[None] = []
+    binding = current_binding()
+    binding.wake = lambda: awake.append(None)
+    number = bell_of(binding).fileno()
+    if when == "when it is rung":
+        in_a_thread(binding.release)
+    asyncio.get_running_loop().remove_reader(number)
+    if when == "before it is rung":
+        in_a_thread(binding.release)
+    await come_by()
+
+    assert [None] == awake
+
+
+@with_bells
+def test_a_loop_that_is_closed_when_it_is_rung_is_not_kept(without_gc: None) -> None:
+    async def bind() -> Binding:
+        return current_binding()
+
+    loop = asyncio.new_event_loop()
+    binding = loop.run_until_complete(bind())
+    in_a_thread(binding.release)
+    loop.close()
+    closed = ref(loop)
+    del binding, loop
+
+    assert closed() is None
+
+
+@with_bells
+def test_a_number_is_given_back_only_when_nobody_can_ask_for_it_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    class Watched(_Eventfd):
+        __slots__ = ()
+
+        def __del__(self) -> None:
+            with monkeypatch.context() as context:
+                context.setattr(os, "close", self.watch)
+                super().__del__()
+
+        def watch(self, number: int) -> None:
+            seen.append(self.number)
+            close(number)
+
+    async def bind() -> WakeUps:
+        return current_binding()._wake_ups
+
+    close = os.close
+    eventfd = Watched(os.eventfd(0), asyncio.run(bind()))
+    del eventfd
+
+    assert [-1] == seen
+
+
+@with_bells
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_forked_child_leaves_what_was_rung_to_its_parent() -> None:
+    program = """
+import asyncio, os, threading, warnings
+from cancel_token._aio_binding import current_binding
+
+warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*multi-threaded.*")
+
+async def main():
+    awake = []
+    binding = current_binding()
+    binding.wake = lambda: awake.append(None)
+    thread = threading.Thread(target=binding.release)
+    thread.start()
+    thread.join()
+    process = os.fork()
+    if process != 0:
+        assert 0 == os.waitpid(process, 0)[1]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    if process == 0:
+        os._exit(len(awake))
+    assert [None] == awake
+
+asyncio.run(main())
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
 @with_bells
 @on_asyncio
 async def test_a_ctrl_c_while_the_loop_hears_the_bell_loses_nobody() -> None:
@@ -260,11 +578,7 @@ async def test_a_ctrl_c_while_the_loop_hears_the_bell_loses_nobody() -> None:
         binding = current_binding()
         binding.wake = lambda: woken.append(None)
         in_a_thread(binding.release)
-        wake_ups = binding._wake_ups
-        assert isinstance(wake_ups, BellWakeUps)
-        bell = wake_ups._bell()
-        assert bell is not None
-        return bell
+        return bell_of(binding)
 
     def interrupt() -> None:
         raise KeyboardInterrupt
@@ -290,12 +604,7 @@ def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_
     before = set(open_descriptors())
     loop = asyncio.new_event_loop()
     binding = loop.run_until_complete(bind())
-    wake_ups = binding._wake_ups
-    assert isinstance(wake_ups, BellWakeUps)
-    bell = wake_ups._bell()
-    assert bell is not None
-    number = bell.fileno()
-    del bell
+    number = bell_of(binding).fileno()
     loop.close()
     assert before == set(open_descriptors())
 
@@ -307,7 +616,7 @@ def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_
     assert 0 == os.fstat(number).st_size
     os.close(number)
 
-    assert not wake_ups.due
+    assert not binding._wake_ups.due
 
 
 @with_bells
@@ -339,10 +648,7 @@ def test_a_loop_that_is_closed_while_somebody_rings_keeps_the_number_until_then(
 async def test_a_bell_that_has_been_finalized_wakes_nobody_and_harms_nobody() -> None:
     """As the finalizers of garbage come in any order."""
     binding = current_binding()
-    wake_ups = binding._wake_ups
-    assert isinstance(wake_ups, BellWakeUps)
-    bell = wake_ups._bell()
-    assert bell is not None
+    bell, wake_ups = bell_of(binding), binding._wake_ups
     number, bell.eventfd.number = bell.eventfd.number, -1
     in_a_thread(binding.release)
     bell.eventfd.number = number
@@ -358,12 +664,8 @@ async def test_a_bell_that_was_heard_already_serves_all_the_same() -> None:
     woken: list[None] = []
     binding = current_binding()
     binding.wake = lambda: woken.append(None)
-    wake_ups = binding._wake_ups
-    assert isinstance(wake_ups, BellWakeUps)
-    bell = wake_ups._bell()
-    assert bell is not None
-    wake_ups.due.append(binding)
-    bell()
+    binding._wake_ups.due.append(binding)
+    bell_of(binding)()
 
     assert [None] == woken
 

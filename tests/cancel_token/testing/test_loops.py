@@ -17,8 +17,9 @@ import sniffio
 import trio
 
 from cancel_token import CancelToken
-from cancel_token.aio import Loop, fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
+from cancel_token.aio import Loop, LoopCall, fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
 from cancel_token.testing import Backend, JumpingClock, Limits, Outcome, Violation, explore, replay
+from cancel_token.testing._asyncio import _Host
 from tests.cancel_token.testing.toys import Box, anything_goes, three_checks
 
 LOOPS: tuple[Backend, ...] = ("trio", "asyncio")
@@ -795,3 +796,40 @@ def test_the_subject_may_be_used_by_many_tasks(backend: Backend) -> None:
                     group.start_soon(partial(work, lock, box))
 
     explore(Box, run, anything_goes, backend=backend).assert_ok()
+
+
+# What threads say
+
+
+@on_each_loop
+def test_a_busy_loop_hears_a_thread(backend: Backend) -> None:
+    async def run(box: Box, token: CancelToken) -> None:
+        own = CancelToken()
+        with fail_on_cancel(token):
+            with move_on_cancel(own) as scope:
+                thread = threading.Thread(target=own.cancel)
+                thread.start()
+                thread.join()
+                while True:
+                    await pause()
+            assert scope.cancelled_caught
+            box.log.append("stopped by the thread")
+
+    def check(box: Box, outcome: Outcome) -> None:
+        assert outcome.legal("returned", "cancelled")
+        assert outcome.fired or box.log
+
+    explore(Box, run, check, backend=backend).assert_ok()
+
+
+def test_a_loop_in_which_a_wake_up_is_under_way_is_not_used_for_another_attempt() -> None:
+    async def attempt() -> LoopCall:
+        return LoopCall(int)
+
+    with _Host() as host:
+        call = host.loop.run_until_complete(attempt())
+        assert host.loop.is_as_new()
+        thread = threading.Thread(target=call.ask)
+        thread.start()
+        thread.join()
+        assert not host.loop.is_as_new()
