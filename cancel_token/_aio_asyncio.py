@@ -151,7 +151,7 @@ class _Eventfd:
 class _Bell:
     """What wakes a loop of asyncio: the loop waits for a descriptor, and whoever rings writes to it.
 
-    By asyncio's own entry (`call_soon_threadsafe`) all of a wake-up took a fifth more (Linux, Python 3.11, November
+    By asyncio's own entry (`call_soon_threadsafe`) all of a wake-up took a quarter more (Linux, Python 3.11, November
     2026): that makes a handle, sends to a socket, and ends in an exception when nothing more is to be read from it.
 
     The loop alone holds it, and drops it when it is closed, which asyncio tells nobody. Whoever rings gets it through a
