@@ -9,8 +9,8 @@
 A token may be cancelled from anywhere: another thread, a signal handler, another loop. The runtime's own
 cancellation passes through all of this as what it is, and never cancels the token (T-A2, T-A3).
 
-The idea: the token asks the loop, by its thread-safe entry, to cancel a scope of the runtime. It does so when it wakes
-the threads that wait, before any callback runs. No task and no thread watches anything; nothing is left when
+The idea: the token has the loop cancel a scope of the runtime, from whichever thread. It does so when it wakes the
+threads that wait, before any callback runs. No task and no thread watches anything; nothing is left when
 the block has been left.
 """
 

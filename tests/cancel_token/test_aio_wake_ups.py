@@ -21,7 +21,7 @@ from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from cancel_token import CancelToken
 from cancel_token._aio_asyncio import HAS_EVENTFD, AsyncioWakeUps, BellWakeUps, _Bell, _Eventfd
-from cancel_token._aio_binding import Binding, WakeUps, current_binding, nobody
+from cancel_token._aio_binding import Binding, current_binding, nobody
 from cancel_token.aio import Sleeper, move_on_cancel, wait_cancelled
 from tests.cancel_token.injection import Injector, Place, bytecodes, monitoring
 from tests.cancel_token.loops import (
@@ -57,6 +57,10 @@ def in_a_thread(fn: Callable[[], object]) -> None:
     thread = threading.Thread(target=fn)
     thread.start()
     thread.join()
+
+
+async def bind() -> Binding:
+    return current_binding()
 
 
 async def what_a_task_does_that_cancels_itself() -> list[str]:
@@ -497,9 +501,6 @@ async def test_a_bell_that_is_taken_away_is_done_without(when: str) -> None:
 
 @with_bells
 def test_a_loop_that_is_closed_when_it_is_rung_is_not_kept(without_gc: None) -> None:
-    async def bind() -> Binding:
-        return current_binding()
-
     loop = asyncio.new_event_loop()
     binding = loop.run_until_complete(bind())
     in_a_thread(binding.release)
@@ -528,11 +529,8 @@ def test_a_number_is_given_back_only_when_nobody_can_ask_for_it_any_more(
             seen.append(self.number)
             close(number)
 
-    async def bind() -> WakeUps:
-        return current_binding()._wake_ups
-
     close = os.close
-    eventfd = Watched(os.eventfd(0), asyncio.run(bind()))
+    eventfd = Watched(os.eventfd(0), asyncio.run(bind())._wake_ups)
     del eventfd
 
     assert [-1] == seen
@@ -598,9 +596,6 @@ async def test_a_ctrl_c_while_the_loop_hears_the_bell_loses_nobody() -> None:
 
 @with_bells
 def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_nobody_else() -> None:
-    async def bind() -> Binding:
-        return current_binding()
-
     before = set(open_descriptors())
     loop = asyncio.new_event_loop()
     binding = loop.run_until_complete(bind())
@@ -623,9 +618,6 @@ def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_
 def test_a_loop_that_is_closed_while_somebody_rings_keeps_the_number_until_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def bind() -> Binding:
-        return current_binding()
-
     def write_slowly(number: int, value: int) -> None:
         loop.close()
         open_meanwhile.append(number in open_descriptors())
@@ -701,9 +693,6 @@ def test_a_loop_that_takes_no_descriptor_keeps_none_open() -> None:
 
 @with_bells
 def test_a_loop_that_goes_on_in_another_thread_is_woken_there() -> None:
-    async def bind() -> None:
-        current_binding()
-
     async def wait() -> None:
         with move_on_cancel(token) as scope:
             waiting.set()
