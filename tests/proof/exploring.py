@@ -79,7 +79,10 @@ MOST_POINTS_OF_A_TASK: Final = 5
 MOST_LINES: Final = 600
 """How many lines of `TARGETS` it may still run: nearly all of them tell the end to everybody who listens."""
 
-MOST_TICKS: Final = 2
+MOST_TICKS: Final = 3
+"""How often its task may wait once more: trio waits twice where a task that is cancelled already asks, and the task
+waits once for the run's thread, if that has not ended yet.
+"""
 
 LIMITS: Final = Limits(
     points=MOST_POINTS,
