@@ -46,7 +46,7 @@ from tests.aiwrapper.running import (
     silent_after,
     violations,
 )
-from tests.cancel_token.loops import living_tasks, on_each_runtime, run_on
+from tests.cancel_token.loops import NewLoop, living_tasks, on_each_loop_of_asyncio, on_each_runtime, run_on
 
 SUM = Turn((Say(("It is ", "3 and 7.")),))
 
@@ -483,7 +483,8 @@ async def test_an_async_tool_cannot_wait_for_its_own_run() -> None:
     assert ["a tool cannot wait for its own run, which waits for it: return, and wait elsewhere"] == refused
 
 
-def test_a_loop_that_is_closed_by_hand_ends_the_runs_whose_tools_it_was_running() -> None:
+@on_each_loop_of_asyncio
+def test_a_loop_that_is_closed_by_hand_ends_the_runs_whose_tools_it_was_running(new_loop: NewLoop) -> None:
     """asyncio says nothing to the tasks of a loop that is closed, and so nothing to the tools."""
     begun = threading.Event()
 
@@ -493,7 +494,7 @@ def test_a_loop_that_is_closed_by_hand_ends_the_runs_whose_tools_it_was_running(
         await anyio.sleep_forever()
 
     agent = agent_at(said(calls("wait"), HELLO), wait)
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
 
     async def start() -> AsyncRunHandle:
         run = agent.start("Go")

@@ -46,7 +46,15 @@ from aiwrapper.transport import SILENCE_TIMEOUT_SECONDS
 from cancel_token.aio import run_sync, wait_cancelled
 from cancel_token.testing import ManualClock
 from tests.aiwrapper.running import HELLO, KEY, Acting, lang_at
-from tests.cancel_token.loops import WITHOUT_DESCRIPTORS, living_tasks, on_each_runtime, run_on, settled
+from tests.cancel_token.loops import (
+    WITHOUT_DESCRIPTORS,
+    NewLoop,
+    living_tasks,
+    on_each_loop_of_asyncio,
+    on_each_runtime,
+    run_on,
+    settled,
+)
 
 BEHIND_HEL = 603
 """Where the event with the first words ends in the body of `HELLO`."""
@@ -608,9 +616,10 @@ async def test_a_stream_that_is_dropped_has_ended_its_run() -> None:
         await goes_on(agent)
 
 
-def test_a_loop_that_is_closed_by_hand_ends_the_run_that_it_reads() -> None:
+@on_each_loop_of_asyncio
+def test_a_loop_that_is_closed_by_hand_ends_the_run_that_it_reads(new_loop: NewLoop) -> None:
     """asyncio says nothing to the task that waits for the socket; and somebody may keep that."""
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     with silent_fake() as (fake, _):
         agent = agent_at(fake)
         entries = agent.stream("Hi")
@@ -627,8 +636,9 @@ def test_a_loop_that_is_closed_by_hand_ends_the_run_that_it_reads() -> None:
         loop.set_exception_handler(lambda loop, context: None)
 
 
-def test_a_task_that_is_thrown_away_ends_the_run_that_it_reads() -> None:
-    loop = asyncio.new_event_loop()
+@on_each_loop_of_asyncio
+def test_a_task_that_is_thrown_away_ends_the_run_that_it_reads(new_loop: NewLoop) -> None:
+    loop = new_loop()
     with silent_fake() as (fake, _):
         agent = agent_at(fake)
         entries = agent.stream("Hi")
@@ -726,7 +736,10 @@ async def test_subscribers_are_never_told_in_the_loops_thread(monkeypatch: pytes
     assert {False} == set(told)
 
 
-def test_a_loop_that_is_closed_while_a_thread_has_the_run_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@on_each_loop_of_asyncio
+def test_a_loop_that_is_closed_while_a_thread_has_the_run_ends_it(
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hands_over, closed = threading.Event(), threading.Event()
     take = StreamedRun._take_what_may_block
 
@@ -737,7 +750,7 @@ def test_a_loop_that_is_closed_while_a_thread_has_the_run_ends_it(monkeypatch: p
         return handed_over
 
     monkeypatch.setattr(StreamedRun, "_take_what_may_block", late)
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     with silent_fake() as (fake, _):
         agent = agent_at(fake)
         entries = agent.stream("Hi")

@@ -16,6 +16,7 @@ import anyio.lowlevel
 import pytest
 import sniffio
 import trio
+import uvloop
 
 from cancel_token import CancelToken
 from cancel_token.signals import cancel_on_signals
@@ -41,11 +42,26 @@ class LoopWithoutDescriptors(asyncio.SelectorEventLoop):
         raise NotImplementedError
 
 
+NewLoop = Callable[[], asyncio.AbstractEventLoop]
+
 WITHOUT_DESCRIPTORS = "asyncio without descriptors"
+LOOPS: dict[str, NewLoop] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+    WITHOUT_DESCRIPTORS: LoopWithoutDescriptors,
+}
+"""What runs asyncio's tasks: its own loop; what most servers use, whose every part is written anew, in C; and the
+least that there is.
+"""
+
+on_each_loop_of_asyncio = pytest.mark.parametrize(
+    "new_loop", [LOOPS["asyncio"], LOOPS["uvloop"]], ids=["asyncio", "uvloop"]
+)
+"""For tests that close a loop by hand, or do with it what no runner does."""
 
 
 def run_on(runtime: str, fn: Callable[[], Awaitable[None]]) -> None:
-    """Run `fn` on `"trio"`, `"asyncio"` or `WITHOUT_DESCRIPTORS`; a task that it leaves behind is a failure."""
+    """Run `fn` on `"trio"` or one of `LOOPS`; a task that it leaves behind is a failure."""
 
     async def checked() -> None:
         before = living_tasks()
@@ -53,25 +69,25 @@ def run_on(runtime: str, fn: Callable[[], Awaitable[None]]) -> None:
         await settled()
         assert before == living_tasks()
 
-    if runtime == WITHOUT_DESCRIPTORS:
-        anyio.run(checked, backend="asyncio", backend_options={"loop_factory": LoopWithoutDescriptors})
+    if runtime == "trio":
+        anyio.run(checked, backend="trio")
     else:
-        anyio.run(checked, backend=runtime)
+        anyio.run(checked, backend="asyncio", backend_options={"loop_factory": LOOPS[runtime]})
 
 
 def on_each_runtime(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make of an async test one with two ids, `trio` and `asyncio`."""
-    return _on(["trio", "asyncio"], test)
+    """Make of an async test one with three ids, `trio`, `asyncio` and `uvloop`."""
+    return _on(["trio", "asyncio", "uvloop"], test)
 
 
 def on_each_way_to_ring(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make of an async test one with three ids: an asyncio loop is woken by a bell, or, if it must, by its entry."""
-    return _on(["trio", "asyncio", WITHOUT_DESCRIPTORS], test)
+    """Make of an async test one with four ids: an asyncio loop is woken by a bell, or, if it must, by its entry."""
+    return _on(["trio", *LOOPS], test)
 
 
 def on_asyncio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make of an async test one that runs on asyncio."""
-    return _on(["asyncio"], test)
+    """Make of an async test one with two ids, `asyncio` and `uvloop`."""
+    return _on(["asyncio", "uvloop"], test)
 
 
 def _on(runtimes: list[str], test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -16,7 +16,7 @@ import trio
 from cancel_token._aio_binding import current_binding
 from cancel_token._aio_readiness import IS_SUPPORTED
 from cancel_token.aio import Sleeper
-from tests.cancel_token.loops import on_each_runtime, settled
+from tests.cancel_token.loops import NewLoop, on_each_loop_of_asyncio, on_each_runtime, settled
 from tests.cancel_token.stalling import open_descriptors
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="there is no epoll")
@@ -151,7 +151,8 @@ async def test_who_is_woken_by_others_may_wait_again() -> None:
     assert ["woken", "readable"] == said
 
 
-def test_who_waits_in_a_loop_that_is_closed_by_hand_is_told() -> None:
+@on_each_loop_of_asyncio
+def test_who_waits_in_a_loop_that_is_closed_by_hand_is_told(new_loop: NewLoop) -> None:
     lost = []
     gc.collect()  # as above
     before = set(open_descriptors())
@@ -160,7 +161,7 @@ def test_who_waits_in_a_loop_that_is_closed_by_hand_is_told() -> None:
         await Sleeper().wait_readable(sock.fileno(), lambda: lost.append("lost"))
 
     with a_pair() as (ours, _):
-        loop = asyncio.new_event_loop()
+        loop = new_loop()
         task = loop.create_task(wait(ours))
         loop.run_until_complete(asyncio.sleep(0))
         loop.run_until_complete(asyncio.sleep(0))
@@ -172,7 +173,8 @@ def test_who_waits_in_a_loop_that_is_closed_by_hand_is_told() -> None:
     assert before == set(open_descriptors())
 
 
-def test_a_ctrl_c_while_some_are_woken_loses_nobody() -> None:
+@on_each_loop_of_asyncio
+def test_a_ctrl_c_while_some_are_woken_loses_nobody(new_loop: NewLoop) -> None:
     woken = []
 
     async def wait(sock: socket.socket) -> None:
@@ -201,7 +203,7 @@ def test_a_ctrl_c_while_some_are_woken_loses_nobody() -> None:
                 sock.send(b"x")
             await asyncio.wait(waiting)
 
-        loop = asyncio.new_event_loop()
+        loop = new_loop()
         try:
             task = loop.create_task(main())
             with pytest.raises(KeyboardInterrupt):

@@ -17,6 +17,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import pytest
 import trio
+import uvloop
 from trio._core._wakeup_socketpair import WakeupSocketpair
 
 from cancel_token import CancelToken
@@ -25,8 +26,11 @@ from cancel_token._aio_binding import Binding, current_binding, nobody
 from cancel_token.aio import Sleeper, move_on_cancel, wait_cancelled
 from tests.cancel_token.injection import Injector, Place, bytecodes, monitoring
 from tests.cancel_token.loops import (
+    LOOPS,
     WITHOUT_DESCRIPTORS,
+    NewLoop,
     on_asyncio,
+    on_each_loop_of_asyncio,
     on_each_runtime,
     on_each_way_to_ring,
     run_on,
@@ -94,6 +98,7 @@ def count_rings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     ways: list[tuple[object, str]] = [
         (trio.lowlevel.TrioToken, "run_sync_soon"),
         (asyncio.BaseEventLoop, "call_soon_threadsafe"),
+        (uvloop.Loop, "call_soon_threadsafe"),
     ]
     if HAS_EVENTFD:
         ways.append((os, "eventfd_write"))
@@ -388,7 +393,7 @@ def test_a_thread_may_ring_while_trio_serves_the_last_time(monkeypatch: pytest.M
     assert not bindings[0]._wake_ups.due
 
 
-@pytest.mark.parametrize("runtime", ["trio", "asyncio", WITHOUT_DESCRIPTORS])
+@pytest.mark.parametrize("runtime", ["trio", *LOOPS])
 def test_a_loop_that_has_ended_keeps_no_wake_ups(runtime: str) -> None:
     bindings: list[Binding] = []
 
@@ -409,12 +414,13 @@ async def test_in_the_loops_own_thread_a_stop_comes_at_the_next_checkpoint() -> 
     assert ["cancelled"] == await what_a_task_does_that_cancels_itself()
 
 
-def test_in_a_loop_that_goes_on_in_another_thread_it_does_so_too() -> None:
+@on_each_loop_of_asyncio
+def test_in_a_loop_that_goes_on_in_another_thread_it_does_so_too(new_loop: NewLoop) -> None:
     async def main() -> None:
         done.append(await what_a_task_does_that_cancels_itself())
 
     done: list[list[str]] = []
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     loop.run_until_complete(main())
     in_a_thread(lambda: loop.run_until_complete(main()))
     loop.close()
@@ -500,8 +506,9 @@ async def test_a_bell_that_is_taken_away_is_done_without(when: str) -> None:
 
 
 @with_bells
-def test_a_loop_that_is_closed_when_it_is_rung_is_not_kept(without_gc: None) -> None:
-    loop = asyncio.new_event_loop()
+@on_each_loop_of_asyncio
+def test_a_loop_that_is_closed_when_it_is_rung_is_not_kept(new_loop: NewLoop, without_gc: None) -> None:
+    loop = new_loop()
     binding = loop.run_until_complete(bind())
     in_a_thread(binding.release)
     loop.close()
@@ -595,9 +602,12 @@ async def test_a_ctrl_c_while_the_loop_hears_the_bell_loses_nobody() -> None:
 
 
 @with_bells
-def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_nobody_else() -> None:
+@on_each_loop_of_asyncio
+def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_nobody_else(
+    new_loop: NewLoop,
+) -> None:
     before = set(open_descriptors())
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     binding = loop.run_until_complete(bind())
     number = bell_of(binding).fileno()
     loop.close()
@@ -615,8 +625,9 @@ def test_the_bell_goes_when_its_loop_is_closed_and_whoever_rings_late_writes_to_
 
 
 @with_bells
+@on_each_loop_of_asyncio
 def test_a_loop_that_is_closed_while_somebody_rings_keeps_the_number_until_then(
-    monkeypatch: pytest.MonkeyPatch,
+    new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write_slowly(number: int, value: int) -> None:
         loop.close()
@@ -626,7 +637,7 @@ def test_a_loop_that_is_closed_while_somebody_rings_keeps_the_number_until_then(
     open_meanwhile: list[bool] = []
     write = os.eventfd_write
     before = set(open_descriptors())
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     binding = loop.run_until_complete(bind())
     monkeypatch.setattr(os, "eventfd_write", write_slowly)
     in_a_thread(binding.release)
@@ -692,7 +703,8 @@ def test_a_loop_that_takes_no_descriptor_keeps_none_open() -> None:
 
 
 @with_bells
-def test_a_loop_that_goes_on_in_another_thread_is_woken_there() -> None:
+@on_each_loop_of_asyncio
+def test_a_loop_that_goes_on_in_another_thread_is_woken_there(new_loop: NewLoop) -> None:
     async def wait() -> None:
         with move_on_cancel(token) as scope:
             waiting.set()
@@ -701,7 +713,7 @@ def test_a_loop_that_goes_on_in_another_thread_is_woken_there() -> None:
         ended.append("caught")
 
     token, waiting, ended = CancelToken(), threading.Event(), list[str]()
-    loop = asyncio.new_event_loop()
+    loop = new_loop()
     loop.run_until_complete(bind())
     thread = threading.Thread(target=loop.run_until_complete, args=(wait(),))
     thread.start()
