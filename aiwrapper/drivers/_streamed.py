@@ -20,7 +20,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Final
 
 import anyio.lowlevel
 
@@ -34,8 +33,6 @@ from aiwrapper.drivers.threads import drive, give_up
 from cancel_token import CancelReason, CancelToken
 from cancel_token.aio import LoopCall, Sleeper, thread_context
 from cancel_token.http import NothingArrived
-
-SECOND_READER: Final = "another task is waiting for the next entry of this stream"
 
 
 class StreamedRun:
@@ -107,15 +104,6 @@ class StreamedRun:
     def take(self) -> Entry | None:
         """The next entry; None if there is none now."""
         return self._pipe.take()
-
-    def check_reader(self) -> None:
-        """Refuse to be read by two at once.
-
-        Raises:
-            RuntimeError: another task is waiting for an entry.
-        """
-        if self._reader is not None:
-            raise RuntimeError(SECOND_READER)
 
     def step(self) -> bool:
         """Take a step of the run, if that does not block. False: `wait` first."""

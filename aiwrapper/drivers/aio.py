@@ -20,12 +20,14 @@ from aiwrapper._core.log import Entry
 from aiwrapper._feed import Feed, FeedReader
 from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
-from aiwrapper.drivers._streamed import SECOND_READER, StreamedRun
+from aiwrapper.drivers._streamed import StreamedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
 from cancel_token.aio import Sleeper, comes_again, outlast, wait_cancelled
 
 ENTRIES_BETWEEN_CHECKPOINTS: Final = 64
 """How many entries that are there already a task may take in a row. Chosen by hand: some 100 us of work."""
+
+SECOND_READER: Final = "another task is waiting for the next entry of this stream"
 
 READER_CANCELLED: Final = "the task that waited for the run was cancelled"
 """Said of a stop by the runtime."""
@@ -100,19 +102,18 @@ class AsyncEntries(AsyncIterator[Entry]):
     def __init__(self, begin: Callable[[CancelReason | None, Callable[[StreamedRun], None]], object]) -> None:
         self._begin = begin
         self._run: StreamedRun | None = None
-        self._is_beginning = False  # while whoever takes the first entry looks whether he may
+        self._is_read = False  # while a task takes an entry, and perhaps waits for it
         self._in_a_row = 0
         self._closed = False
 
     async def __anext__(self) -> Entry:
         if self._closed:
             raise StopAsyncIteration
-        run = self._run
-        if run is not None:
-            run.check_reader()
-        elif self._is_beginning:
+        if self._is_read:
             raise RuntimeError(SECOND_READER)
         try:
+            self._is_read = True
+            run = self._run
             if run is None:
                 run = await self._started()
                 await run.wait()  # for its thread
@@ -136,6 +137,8 @@ class AsyncEntries(AsyncIterator[Entry]):
         except BaseException as error:
             await self._leave(error)
             raise
+        finally:
+            self._is_read = False
         await self.aclose()
         raise StopAsyncIteration
 
@@ -166,7 +169,6 @@ class AsyncEntries(AsyncIterator[Entry]):
         return self._run.run.result() if self._run is not None and self._run.run.ended else None
 
     async def _started(self) -> StreamedRun:
-        self._is_beginning = True
         try:
             await anyio.lowlevel.checkpoint_if_cancelled()
         except GeneratorExit:  # outside of any loop, which the next line asks for
@@ -175,8 +177,6 @@ class AsyncEntries(AsyncIterator[Entry]):
             # What the user has said is kept (S4), and nobody is asked.
             self._begin(CancelReason("runtime", READER_CANCELLED), self._own)
             raise
-        finally:
-            self._is_beginning = False
         self._begin(None, self._own)
         del self._begin  # what a run begins with is of no use to it, perhaps for minutes
         assert self._run is not None

@@ -37,8 +37,9 @@ from aiwrapper import (
 from aiwrapper._agent import Beginning
 from aiwrapper._core.turns import OpenTurn
 from aiwrapper._run import Run
-from aiwrapper.drivers._streamed import SECOND_READER, StreamedRun
-from aiwrapper.drivers.aio import AsyncEntries
+from aiwrapper.drivers import aio
+from aiwrapper.drivers._streamed import StreamedRun
+from aiwrapper.drivers.aio import SECOND_READER, AsyncEntries
 from aiwrapper.testing import Call, FakeProvider, Say, Turn
 from aiwrapper.testing._holds import Hold
 from aiwrapper.testing.scripts import Cut, Delivery
@@ -443,6 +444,30 @@ async def test_a_second_reader_is_refused_while_the_first_is_about_to_begin(
         assert not fake.requests
         assert ("runtime", "") == stop_of(agent)
         await goes_on(agent)
+
+
+@on_each_runtime
+async def test_a_second_reader_is_refused_while_the_first_lets_others_go_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused: list[str] = []
+
+    async def meanwhile() -> None:
+        with pytest.raises(RuntimeError) as error:
+            await anext(entries)
+        refused.append(str(error.value))
+
+    with FakeProvider("openai_chat", [HELLO]) as fake:
+        entries = agent_at(fake).stream("Hi")
+        await anext(entries)
+        monkeypatch.setattr(aio, "ENTRIES_BETWEEN_CHECKPOINTS", 1)
+        with monkeypatch.context() as patch:
+            patch.setattr(anyio.lowlevel, "checkpoint", meanwhile)
+            await anext(entries)
+        rest = await rest_of(entries)
+
+    assert [SECOND_READER] == refused
+    assert isinstance(rest[-1], RunFinished)
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])
