@@ -221,9 +221,22 @@ def _run_asking(state: State, entry: UsageReported | ToolUsageReported | RetryWa
     return run
 
 
-def _with_run(state: State, run: OpenRun) -> State:
+def _with_run(
+    state: State,
+    run: OpenRun | None,
+    conversation: Conversation | None = None,
+    runs: Versions[RunReport] | None = None,
+) -> State:
+    """The state with another open run, and the rest as it is, but for what is given."""
     # Not attrs.evolve, as in OpenRun.with_turn.
-    return State(state.conversation, run, state.runs, state.title, state.settings, state.deleted)
+    return State(
+        state.conversation if conversation is None else conversation,
+        run,
+        state.runs if runs is None else runs,
+        state.title,
+        state.settings,
+        state.deleted,
+    )
 
 
 def _turn_started(state: State, entry: TurnStarted) -> State:
@@ -266,8 +279,7 @@ def _turn_closed(state: State) -> State:
                 calls = calls.appended(
                     CallReport(call, outcome=result.outcome, started=turn.is_started(index))
                 )
-    run = run.with_turn_closed(calls)
-    return State(conversation, run, state.runs, state.title, state.settings, state.deleted)
+    return _with_run(state, run.with_turn_closed(calls), conversation)
 
 
 def _closed(
@@ -297,8 +309,7 @@ def _closed(
     conversation = Conversation(
         conversation.all_messages, conversation.head_id, spent=conversation.spent.plus(spent)
     )
-    runs = state.runs.appended(report, run.run_id)
-    return State(conversation, None, runs, state.title, state.settings, state.deleted)
+    return _with_run(state, None, conversation, state.runs.appended(report, run.run_id))
 
 
 def _user_message_added(state: State, entry: UserMessageAdded) -> State:
