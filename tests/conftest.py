@@ -1,6 +1,7 @@
 """What holds for every test: a thread left alive at its end fails it."""
 
 import gc
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -14,6 +15,12 @@ settings.load_profile("aiwrapper")
 # Daemon threads that may outlive a test, by name: the design's (docs/cancellation.md says why each exists), and those
 # that trio keeps for ten seconds in case there is something to do for them.
 ALLOWED_THREADS = ("cancel_token service", "cancel_token resolver", "Trio thread ")
+
+
+def pytest_configure() -> None:
+    """Have a Ctrl-C, wherever we are started: a shell script lets what it starts in the background ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
