@@ -21,7 +21,7 @@ from aiwrapper.drivers._tool_calls import DEFAULT_GRACE_SECONDS, ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec, new_id
 from cancel_token import CancelToken
-from cancel_token.aio import Loop
+from cancel_token.loops import Loop
 
 StartedT = TypeVar("StartedT", RunThread, StreamedRun)
 

@@ -22,7 +22,7 @@ from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.aio import AsyncEntries, AsyncRunHandle
 from aiwrapper.model_spec import Said, user_message
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import thread_context
+from cancel_token.loops import thread_context
 
 
 class AsyncChatAgent(Agent):

@@ -1,4 +1,4 @@
-"""What `aio.py` needs of an event loop; `_aio_trio.py` and `_aio_asyncio.py` provide it.
+"""What `aio.py` and `loops.py` need of an event loop; `_aio_trio.py` and `_aio_asyncio.py` provide it.
 
 Each is loaded when it is first needed: a program on asyncio never loads trio, and the other way round nothing of
 anyio's asyncio half.

@@ -21,7 +21,8 @@ from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.threads import complete
 from aiwrapper.model_spec import ModelSpec
 from cancel_token import CancelReason
-from cancel_token.aio import Loop, run_sync
+from cancel_token.aio import run_sync
+from cancel_token.loops import Loop
 
 
 class WrapChatAgent:

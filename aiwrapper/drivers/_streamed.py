@@ -31,8 +31,8 @@ from aiwrapper._waiting import GIVING_WAY, IN_PLACE, Pause, Point
 from aiwrapper.drivers._tool_calls import ToolCalls
 from aiwrapper.drivers.threads import drive, give_up
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import LoopCall, Sleeper, thread_context
 from cancel_token.http import NothingArrived
+from cancel_token.loops import LoopCall, Sleeper, thread_context
 
 
 class StreamedRun:

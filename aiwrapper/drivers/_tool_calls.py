@@ -31,8 +31,9 @@ from aiwrapper._core.text import describe_exception
 from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied
 from aiwrapper._run import Run
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import Loop, move_on_cancel
+from cancel_token.aio import move_on_cancel
 from cancel_token.http import use_token
+from cancel_token.loops import Loop
 
 DEFAULT_GRACE_SECONDS: Final = 3.0
 """Chosen by hand: a second more than `cancel_token.processes` gives a child between asking and killing."""

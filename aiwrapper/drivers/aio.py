@@ -22,7 +22,8 @@ from aiwrapper._run import RunResult
 from aiwrapper.drivers._run_thread import BLOCK_LEFT, STREAM_CLOSED, RunThread, StartedRun
 from aiwrapper.drivers._streamed import StreamedRun
 from cancel_token import CancelKind, CancelReason, CancelToken
-from cancel_token.aio import Sleeper, comes_again, outlast, wait_cancelled
+from cancel_token.aio import comes_again, outlast, wait_cancelled
+from cancel_token.loops import Sleeper
 
 ENTRIES_BETWEEN_CHECKPOINTS: Final = 64
 """How many entries that are there already a task may take in a row. Chosen by hand: some 100 us of work."""

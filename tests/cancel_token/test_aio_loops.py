@@ -13,7 +13,8 @@ import trio
 
 import cancel_token
 from cancel_token import CancelToken
-from cancel_token.aio import Loop, move_on_cancel
+from cancel_token.aio import move_on_cancel
+from cancel_token.loops import Loop
 from tests.cancel_token.loops import on_each_runtime
 
 

@@ -15,7 +15,7 @@ import trio
 
 from cancel_token._aio_binding import current_binding
 from cancel_token._aio_readiness import IS_SUPPORTED
-from cancel_token.aio import Sleeper
+from cancel_token.loops import Sleeper
 from tests.cancel_token.loops import NewLoop, on_each_loop_of_asyncio, on_each_runtime, settled
 from tests.cancel_token.stalling import open_descriptors
 

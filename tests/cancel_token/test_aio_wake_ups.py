@@ -23,7 +23,8 @@ from trio._core._wakeup_socketpair import WakeupSocketpair
 from cancel_token import CancelToken
 from cancel_token._aio_asyncio import HAS_EVENTFD, AsyncioWakeUps, BellWakeUps, _Bell, _Eventfd
 from cancel_token._aio_binding import Binding, current_binding, nobody
-from cancel_token.aio import Sleeper, move_on_cancel, wait_cancelled
+from cancel_token.aio import move_on_cancel, wait_cancelled
+from cancel_token.loops import Sleeper
 from tests.cancel_token.injection import Injector, Place, bytecodes, monitoring
 from tests.cancel_token.loops import (
     LOOPS,

@@ -17,7 +17,8 @@ import sniffio
 import trio
 
 from cancel_token import CancelToken
-from cancel_token.aio import Loop, LoopCall, fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
+from cancel_token.aio import fail_on_cancel, move_on_cancel, run_sync, wait_cancelled
+from cancel_token.loops import Loop, LoopCall
 from cancel_token.testing import Backend, JumpingClock, Limits, Outcome, Violation, explore, replay
 from cancel_token.testing._asyncio import _Host
 from tests.cancel_token.testing.toys import Box, anything_goes, three_checks
