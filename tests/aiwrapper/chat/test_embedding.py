@@ -1,4 +1,4 @@
-"""The app inside somebody else's application, on both runtimes, with an owner for each chat."""
+"""The app inside somebody else's application, on each runtime, with an owner for each chat."""
 
 import asyncio
 import socket
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import httpx
@@ -15,6 +15,8 @@ import hypercorn.asyncio
 import hypercorn.trio
 import pytest
 import trio
+import uvicorn
+import uvloop
 from hypercorn.config import Config
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -45,25 +47,42 @@ async def told(leave: CancelToken) -> None:
     await wait_cancelled(leave)
 
 
-def on_asyncio(app: Any, config: Config, leave: CancelToken) -> None:  # Any: as in serve.py
+Serve: TypeAlias = Callable[[Any, socket.socket, CancelToken], None]  # Any: as in serve.py
+
+
+def on_asyncio(app: Any, listener: socket.socket, leave: CancelToken) -> None:
+    config = hypercorn_config(listener)
     asyncio.run(hypercorn.asyncio.serve(app, config, shutdown_trigger=partial(told, leave)))
 
 
-def on_trio(app: Any, config: Config, leave: CancelToken) -> None:  # Any: as in serve.py
+def on_trio(app: Any, listener: socket.socket, leave: CancelToken) -> None:
+    config = hypercorn_config(listener)
     trio.run(partial(hypercorn.trio.serve, app, config, shutdown_trigger=partial(told, leave)))
 
 
-@contextmanager
-def serving(app: object, runtime: Callable[[Any, Config, CancelToken], None]) -> Iterator[str]:
-    """Serve in a thread; the address."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+def on_uvloop(app: Any, listener: socket.socket, leave: CancelToken) -> None:
+    """By uvicorn, as most applications on asyncio are served."""
+    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=PATIENCE_SECONDS)
+    server = uvicorn.Server(config)
+    with listener, leave.on_cancel(setattr, server, "should_exit", True):
+        uvloop.run(server.serve(sockets=[listener]))
+
+
+def hypercorn_config(listener: socket.socket) -> Config:
     config = Config()
     config.bind = [f"fd://{listener.detach()}"]
     config.loglevel = "WARNING"
     config.graceful_timeout = PATIENCE_SECONDS  # only a stream that does not end uses it up
+    return config
+
+
+@contextmanager
+def serving(app: object, serve: Serve) -> Iterator[str]:
+    """Serve in a thread; the address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     leave = CancelToken()
-    thread = threading.Thread(target=runtime, args=(app, config, leave))
+    thread = threading.Thread(target=serve, args=(app, listener, leave))
     thread.start()
     try:
         yield address
@@ -72,9 +91,9 @@ def serving(app: object, runtime: Callable[[Any, Config, CancelToken], None]) ->
         thread.join()
 
 
-@pytest.fixture(params=[on_asyncio, on_trio])
-def runtime(request: pytest.FixtureRequest) -> Callable[[Any, Config, CancelToken], None]:
-    chosen: Callable[[Any, Config, CancelToken], None] = request.param
+@pytest.fixture(params=[on_asyncio, on_trio, on_uvloop])
+def serve(request: pytest.FixtureRequest) -> Serve:
+    chosen: Serve = request.param
     return chosen
 
 
@@ -85,13 +104,13 @@ def provider() -> Iterator[FakeProvider]:
 
 
 def test_an_application_mounts_the_chats_for_its_users(
-    provider: FakeProvider, tmp_path: Path, runtime: Callable[[Any, Config, CancelToken], None]
+    provider: FakeProvider, tmp_path: Path, serve: Serve
 ) -> None:
     provider.add(STORY)
     with (
         ChatAppData(tmp_path / "chats.db") as data,
         WrapChatAgent(data, ChatAgent(lang_at(provider))) as wrapped,
-        serving(Starlette(routes=[Mount("/talk", ChatApp(wrapped, owner=user))]), runtime) as address,
+        serving(Starlette(routes=[Mount("/talk", ChatApp(wrapped, owner=user))]), serve) as address,
         httpx.Client(base_url=f"{address}talk/", headers=SAME_ORIGIN, timeout=PATIENCE_SECONDS) as client,
     ):
         nobody = client.get("api/chats")
@@ -124,12 +143,12 @@ def test_an_application_mounts_the_chats_for_its_users(
 
 
 def test_a_stream_is_never_silent_and_sees_what_other_programs_write(
-    provider: FakeProvider, tmp_path: Path, runtime: Callable[[Any, Config, CancelToken], None]
+    provider: FakeProvider, tmp_path: Path, serve: Serve
 ) -> None:
     with (
         ChatAppData(tmp_path / "chats.db") as data,
         WrapChatAgent(data, ChatAgent(lang_at(provider))) as wrapped,
-        serving(ChatApp(wrapped, heartbeat_seconds=0.05), runtime) as address,
+        serving(ChatApp(wrapped, heartbeat_seconds=0.05), serve) as address,
         httpx.Client(base_url=address, headers=SAME_ORIGIN, timeout=PATIENCE_SECONDS) as client,
         Store(tmp_path / "chats.db") as other,  # it tells nobody, as `aiwrapper chat` does not
     ):
