@@ -23,6 +23,7 @@ from zlib import crc32
 import attrs
 
 from cancel_token._token import CancelToken
+from cancel_token.testing._garbage import garbage_left
 
 Kind = Literal[
     "before",  # the token is cancelled before the work begins
@@ -359,11 +360,14 @@ class Recording:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the points of this thread as those of lane 0, and of the threads it starts as theirs."""
+        """Count the points of this thread as those of lane 0, and of the threads it starts as theirs.
+
+        No garbage is collected meanwhile: finalizers would pass points, whosever they are, now here and now there.
+        """
         self.begin()
         here.lane = self.main
         try:
-            with self.watch():
+            with self.watch(), garbage_left():
                 yield
         finally:
             here.lane = None

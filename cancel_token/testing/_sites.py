@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gc
 import inspect
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache, partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from cancel_token.testing._garbage import garbage_left
 from cancel_token.testing._lines import Target, file_of
 
 
@@ -82,15 +82,11 @@ def _sites_in(file: str) -> tuple[Site, ...]:
     except OSError:  # a program typed in
         return ()
     # CPython 3.11 takes it ill if a finalizer prints a traceback, for which it parses, too, while we parse.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:  # a program in something else, such as a page of documentation
-        return ()
-    finally:
-        if collecting:
-            gc.enable()
+    with garbage_left():
+        try:
+            tree = ast.parse(text)
+        except SyntaxError:  # a program in something else, such as a page of documentation
+            return ()
     sites = [
         Site(file, node.lineno, node.end_lineno or node.lineno, f"{ast.unparse(node):.60}")
         for node in ast.walk(tree)

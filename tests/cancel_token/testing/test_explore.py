@@ -1,5 +1,6 @@
 """Each fault must be found, and each program mended of it must pass: an explorer that never fails proves nothing."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,42 @@ def test_all_kinds_of_points_are_met() -> None:
 
     report.assert_ok()
     assert {"before": 1, "arm": 2, "park": 2, "wake": 2, "disarm": 2, "late": 1} == report.points
+
+
+def test_the_finalizers_of_garbage_pass_no_points_of_the_work() -> None:
+    """They run wherever enough has been made for a collection: perhaps what another test has left."""
+    finalized: list[None] = []
+
+    class Garbage:
+        def __init__(self) -> None:
+            self.me = self
+            self.token = CancelToken()
+
+        def __del__(self) -> None:
+            self.token.check()
+            finalized.append(None)
+
+    def make() -> Box:
+        made.append(None)
+        if len(made) > 2:
+            Garbage()
+        return Box()
+
+    def run(box: Box, token: CancelToken) -> None:
+        kept: list[object] = [[] for _ in range(2 * gc.get_threshold()[0])]
+        token.check()
+        box.log.append(str(len(kept)))
+
+    made: list[None] = []
+    gc.collect()
+    report = explore(Box, run, anything_goes)
+    littered = explore(make, run, anything_goes)
+    gc.collect()
+
+    report.assert_ok()
+    littered.assert_ok()
+    assert report.points == littered.points
+    assert len(made) - 2 == len(finalized)
 
 
 def test_reading_the_flag_in_a_loop_is_a_point_as_much_as_check() -> None:
