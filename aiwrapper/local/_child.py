@@ -4,8 +4,9 @@ Run by path, not with `-m`: it imports nothing of this package, so it starts in 
 its own because Ctrl-C is swallowed by the binding while it generates, because leaving Python during a generation
 aborts the process, and because a crash in native code would be ours.
 
-The protocol, one JSON object a line: on stdin the settings, on stdout one answer, `{"url": ...}` or `{"error": ...}`;
-then the child serves until the end of its stdin, which comes even if the parent was killed outright. The key comes
+The protocol, one JSON object a line: on stdin the settings, on stdout one answer, `{"url": ...}` or `{"error": ...}`,
+where an empty error means that the reason is on stderr, or will be in a moment. Then the child stays, and perhaps
+serves, until the end of its stdin, which comes even if the parent was killed outright. The key comes
 this way because `ps` shows arguments to everyone, and an environment is inherited on and on.
 """
 
@@ -26,10 +27,13 @@ def main() -> None:
         reply = {"url": server.listening_address}
     except _CannotServe as error:
         reply = {"error": str(error)}
+    if "url" in reply:  # nobody listens any more
+        for descriptor in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
     os.write(answer, json.dumps(reply).encode() + b"\n")
     os.close(answer)
-    if "url" in reply:
-        sys.stdin.buffer.read()
+    # Also when it can't serve: the library writes its errors in a thread, and they would be lost with us.
+    sys.stdin.buffer.read()
     # The only way out that does not abort while the library's threads generate.
     os._exit(0 if "url" in reply else 1)
 

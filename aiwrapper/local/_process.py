@@ -5,10 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO
+from typing import Final
 from urllib.parse import urlsplit
 
 import attrs
@@ -24,6 +23,9 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "0",
 }  # an idle thread sleeps instead of spinning
+
+_REASON_SECONDS: Final = 5.0
+"""How long to wait for why a model is not served. Chosen by hand: a busy machine needs some."""
 
 
 @attrs.frozen
@@ -63,26 +65,26 @@ def spawn(
         "threads": threads,
         "port": port,
     }
-    # Errors go to a file without a name: a pipe would need somebody to read it for as long as the child lives.
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(_CHILD)],  # -P: nothing of the current directory is imported
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, **_ENVIRONMENT},  # before the library is loaded, or it does not look
-            start_new_session=True,  # Ctrl-C of the terminal is ours to obey
-        )
-        try:
-            with token.on_cancel(process.kill):
-                answer = _ask(process, settings)
-            token.check()
-            if "url" not in answer:
-                status = process.wait()
-                raise ModelError(f"can't serve {str(model)!r}: " + _failure(answer, errors, status))
-        except BaseException:  # Ctrl-C, too
-            _end(process)
-            raise
+    process = subprocess.Popen(
+        [sys.executable, "-P", str(_CHILD)],  # -P: nothing of the current directory is imported
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **_ENVIRONMENT},  # before the library is loaded, or it does not look
+        start_new_session=True,  # Ctrl-C of the terminal is ours to obey
+    )
+    try:
+        with token.on_cancel(process.kill):
+            answer = _ask(process, settings)
+        token.check()
+        if "url" not in answer:
+            reason = answer.get("error") or _reason(process, token)
+            raise ModelError(f"can't serve {str(model)!r}: {reason}")
+    except BaseException:  # Ctrl-C, too
+        _end(process)
+        raise
+    assert process.stderr is not None
+    process.stderr.close()  # the child has left it, too
     port = urlsplit(answer["url"]).port or 0
     return Child(process, port, Endpoint(base_url(port), api_key))
 
@@ -152,15 +154,29 @@ def _ask(process: subprocess.Popen[bytes], settings: Mapping[str, str | int]) ->
     return msgspec.json.decode(line, type=dict[str, str]) if line.endswith(b"\n") else {}
 
 
-def _failure(answer: Mapping[str, str], errors: IO[bytes], status: int) -> str:
-    if answer.get("error"):
-        return answer["error"]
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").splitlines()
-    # llama.cpp marks its errors so, and its first one is the cause; Python's last line is its exception.
-    logged = [line.partition(" E ")[2] for line in lines if " E " in line]
-    reasons = logged[:1] or lines[-1:]
-    return " ".join(reasons[0].split()) if reasons else f"its process ended with status {status}"
+def _reason(process: subprocess.Popen[bytes], token: CancelToken) -> str:
+    """What the child writes about its failure, or how it has ended.
+
+    The library writes in a thread of its own, when it gets round to it, so we wait for the child's words.
+
+    Raises:
+        Cancelled: the token was cancelled.
+    """
+    assert process.stderr is not None
+    last = ""
+    with token.child(timeout=_REASON_SECONDS) as patience, patience.on_cancel(process.kill):
+        for written in process.stderr:
+            line = written.decode(errors="replace")
+            # llama.cpp marks its errors so, and its first one is the cause; Python's last line is its exception.
+            _, is_error, logged = line.partition(" E ")
+            last = " ".join((logged or line).split())
+            if is_error:
+                return last
+        token.check()
+        says_nothing = patience.cancelled
+    if says_nothing and not last:
+        return "its runtime does not say why"
+    return last or f"its process ended with status {process.wait()}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -169,6 +185,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     assert process.stdin is not None
     assert process.stdout is not None
+    assert process.stderr is not None
     with contextlib.suppress(BrokenPipeError):  # settings that were never read
         process.stdin.close()
     process.stdout.close()
+    process.stderr.close()

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from aiwrapper.lang import Lang
-from aiwrapper.local import SAMPLING, Endpoint, LocalModel, ModelError
+from aiwrapper.local import SAMPLING, Endpoint, LocalModel, ModelError, _process
 from cancel_token import Cancelled, CancelToken
 from tests.aiwrapper.gguf import COUNT, write_babbler, write_caller, write_counter
 
@@ -487,6 +487,75 @@ def test_a_crash_of_the_runtime_is_an_error_and_not_ours(
 
     with pytest.raises(ModelError, match=f"status -{int(signal.SIGABRT)}"):
         local.start(CancelToken())
+
+
+RUNTIME_THAT_CANNOT_SERVE = """
+import os, threading
+
+class CommonParams:
+    def __init__(self):
+        self.model = self.cpuparams = self
+
+class Server:
+    def __init__(self, params):
+        raise RuntimeError
+"""
+
+
+def test_what_the_runtime_says_late_is_the_reason(
+    local: LocalModel, fake_runtime: Callable[[str], None]
+) -> None:
+    """llama.cpp writes its errors in a thread, each in several pieces."""
+    fake_runtime(
+        RUNTIME_THAT_CANNOT_SERVE
+        + """
+answered = threading.Event()
+close = os.close
+
+def closed(descriptor):
+    close(descriptor)
+    answered.set()
+
+def say():
+    os.write(2, b"0.00.021 ")
+    answered.wait()
+    os.write(2, b"E ")
+    os.write(2, b"load: it is cut\\n0.00.022 E load: it failed\\n")
+
+os.close = closed
+threading.Thread(target=say).start()
+"""
+    )
+
+    with pytest.raises(ModelError, match=r"load: it is cut$"):
+        local.start(CancelToken())
+
+
+def test_a_runtime_that_says_nothing_is_not_waited_for_for_ever(
+    local: LocalModel, fake_runtime: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_process, "_REASON_SECONDS", 0.01)
+    fake_runtime(RUNTIME_THAT_CANNOT_SERVE)
+
+    with pytest.raises(ModelError, match=r"does not say why$"):
+        local.start(CancelToken())
+
+
+def test_a_stop_while_the_reason_is_waited_for_is_obeyed(
+    local: LocalModel, fake_runtime: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = CancelToken()
+    ask = _process._reason
+
+    def reason(process: subprocess.Popen[bytes], given: CancelToken) -> str:
+        token.cancel()
+        return ask(process, given)
+
+    monkeypatch.setattr(_process, "_reason", reason)
+    fake_runtime(RUNTIME_THAT_CANNOT_SERVE)
+
+    with pytest.raises(Cancelled):
+        local.start(token)
 
 
 @pytest.mark.parametrize(
