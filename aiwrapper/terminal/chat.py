@@ -109,11 +109,18 @@ class _Chat:
         return self._agent.conversation
 
     def run(self, read: Callable[[], str]) -> None:
-        """Read and answer until there is nothing more to read, or Ctrl-C comes twice in a row."""
+        """Read and answer until there is nothing more to read, or Ctrl-C comes twice in a row.
+
+        A Ctrl-C may come anywhere: one for an answer that has just ended is one at the prompt.
+        """
         interrupted = False
         while True:
             try:
                 said = read().strip()
+                interrupted = False
+                if said == "/quit":
+                    return
+                self._obey(said)
             except EOFError:
                 return
             except KeyboardInterrupt:
@@ -121,27 +128,19 @@ class _Chat:
                     return
                 interrupted = True
                 self._console.print(Text("Once more, or Ctrl-D, to leave.", style="dim"))
-                continue
-            interrupted = False
-            match said:
-                case "":
-                    pass
-                case "/quit":
-                    return
-                case "/help":
-                    self._console.print(Text(HELP, style="dim"))
-                case "/continue" if self._agent.conversation.head is None:
-                    self._console.print(Text("Nothing has been said yet.", style="yellow"))
-                case "/continue":
-                    self._answer(
-                        lambda token: self._agent.continue_(token=token, subscribers=self._subscribers)
-                    )
-                case _:
-                    self._answer(
-                        lambda token, said=said: self._agent.run(  # type: ignore[misc]  # a default binds it now
-                            said, token=token, subscribers=self._subscribers
-                        )
-                    )
+
+    def _obey(self, said: str) -> None:
+        match said:
+            case "":
+                pass
+            case "/help":
+                self._console.print(Text(HELP, style="dim"))
+            case "/continue" if self._agent.conversation.head is None:
+                self._console.print(Text("Nothing has been said yet.", style="yellow"))
+            case "/continue":
+                self._answer(lambda token: self._agent.continue_(token=token, subscribers=self._subscribers))
+            case _:
+                self._answer(lambda token: self._agent.run(said, token=token, subscribers=self._subscribers))
 
     def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
         self._patience.token = token = CancelToken(name="answer")

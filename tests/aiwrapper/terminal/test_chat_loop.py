@@ -3,17 +3,19 @@
 import io
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from aiwrapper import ChatAgent, Lang, settle
+from aiwrapper import ChatAgent, Lang, RunResult, settle
 from aiwrapper.store import Store
 from aiwrapper.terminal.chat import _Chat, _Patience
 from aiwrapper.terminal.render import AnswerView
 from aiwrapper.testing import FakeProvider
+from cancel_token import CancelToken
 
 
 class Noticed(_Patience):
@@ -68,3 +70,38 @@ def test_a_stop_ends_the_wait_for_the_store_and_the_chat_goes_on_from_what_is_ke
     assert ["One"] == asked[0]
     assert ["One", "Three"] == asked[1][::2]
     assert "Not all of it was kept" in out.getvalue()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_ctrl_c_for_an_answer_that_has_just_ended_is_one_at_the_prompt(times: int) -> None:
+    """It comes behind the block that turns it into a stop."""
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    with FakeProvider("openai_chat") as provider, AnswerView(console, clock=lambda: 0.0) as view:
+        lang = Lang.openai_like(base_url=provider.base_url, model=provider.model, api_key=provider.api_key)
+        chat = Struck(lambda: ChatAgent(lang), _Patience(), console, view)
+        at_the_prompt = [KeyboardInterrupt] * (times - 1)
+        lines = iter(["One", "Two", "/quit"])
+
+        def read() -> str:
+            if chat.struck and at_the_prompt:
+                raise at_the_prompt.pop()
+            return next(lines)
+
+        chat.run(read)
+
+    asked = [request.json()["messages"][-1]["content"] for request in provider.requests]
+    assert (["One", "Two"] if times == 1 else ["One"]) == asked
+    assert out.getvalue().count("Once more") == 1
+
+
+class Struck(_Chat):
+    """A Ctrl-C comes when the first answer has ended."""
+
+    struck = False
+
+    def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
+        super()._answer(run)
+        if not self.struck:
+            self.struck = True
+            raise KeyboardInterrupt
