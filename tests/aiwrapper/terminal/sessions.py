@@ -1,7 +1,7 @@
 """The program in a pseudo-terminal, with somebody at the keyboard and a screen to look at."""
 
 import os
-import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from socket import create_server
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pexpect
 import pyte
@@ -31,6 +31,7 @@ def environment(home: Path, **more: str) -> dict[str, str]:
         "TERM": "xterm-256color",
         "LANG": "C.UTF-8",
         "PYTHONWARNINGS": "error",
+        "PYTHONFAULTHANDLER": "1",  # what does not come to an end says where it is, see `Terminal`
         **more,
     }
 
@@ -116,12 +117,12 @@ class Terminal:
 
     def wait_for(self, text: str) -> None:
         """Wait until the program prints this, after whatever was waited for before."""
-        self._child.expect_exact(text)
+        self._expect(text)
 
     def wait_for_prompt(self) -> None:
         """Wait until the prompt takes keys: the program has asked for bracketed paste, as prompt_toolkit does last."""
-        self._child.expect(re.escape("\x1b[?2004h"))
-        self._child.expect_exact("you>")
+        self._expect("\x1b[?2004h")
+        self._expect("you>")
 
     def press(self, keys: str) -> None:
         self._child.send(keys)
@@ -131,8 +132,20 @@ class Terminal:
 
     def wait_for_exit(self) -> int:
         """Wait until it has ended, and return its exit status; minus the signal if one ended it."""
-        self._child.expect(pexpect.EOF)
+        self._expect(pexpect.EOF)
         self._child.close()
         if self._child.exitstatus is not None:
             return int(self._child.exitstatus)
         return -int(self._child.signalstatus)
+
+    def _expect(self, what: Any) -> None:  # Any: text, or pexpect.EOF
+        try:
+            self._child.expect_exact(what)
+        except pexpect.TIMEOUT:
+            before = len(self.output)
+            self._child.kill(signal.SIGABRT)  # Python's fault handler prints the stack of each thread
+            self._child.expect_exact(pexpect.EOF)
+            raise AssertionError(
+                f"waited for {what!r}; printed had been\n{self.output[:before][-2000:]!r}\n"
+                f"it stood here:\n{self.output[before:]}"
+            ) from None
