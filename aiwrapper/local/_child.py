@@ -28,8 +28,10 @@ def main() -> None:
     except _CannotServe as error:
         reply = {"error": str(error)}
     if "url" in reply:  # nobody listens any more
-        for descriptor in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
     os.write(answer, json.dumps(reply).encode() + b"\n")
     os.close(answer)
     # Also when it can't serve: the library writes its errors in a thread, and they would be lost with us.
