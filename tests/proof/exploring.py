@@ -79,9 +79,11 @@ MOST_POINTS_OF_A_TASK: Final = 5
 MOST_LINES: Final = 600
 """How many lines of `TARGETS` it may still run: nearly all of them tell the end to everybody who listens."""
 
-MOST_TICKS: Final = 3
-"""How often its task may wait once more: trio waits twice where a task that is cancelled already asks, and the task
-waits once for the run's thread, if that has not ended yet.
+MOST_TICKS: Final = 2
+
+MOST_TICKS_OF_A_CANCELLED_TRIO_TASK: Final = 3
+"""Cancelled by its runtime: trio waits twice where it asks for that, and it waits once for the run's thread, if that
+has not ended yet.
 """
 
 LIMITS: Final = Limits(
@@ -151,12 +153,15 @@ def explore_threads(dialect: DialectName, script: Script, **options: object) -> 
 def explore_loop(dialect: DialectName, script: Script, **options: object) -> Report:
     """Stop an agent in an event loop at every point; it can go on afterwards."""
     interrupted = "runtime" in options.values() or "foreign" in options.values()
+    ticks = (
+        MOST_TICKS_OF_A_CANCELLED_TRIO_TASK if interrupted and options["backend"] == "trio" else MOST_TICKS
+    )
     return explore(
         partial(AsyncTalk, dialect, script, may_be_interrupted=interrupted),
         AsyncTalk.run,
         AsyncTalk.check,
         restart=AsyncTalk.go_on,
         clock=JumpingClock,
-        limits=evolve(LIMITS, points=MOST_POINTS_OF_A_TASK),
+        limits=evolve(LIMITS, points=MOST_POINTS_OF_A_TASK, ticks=ticks),
         **options,  # type: ignore[arg-type]  # explore() judges them
     )
