@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 # No test asserts a duration, so hypothesis asserts none either: the machines are shared.
@@ -21,6 +22,11 @@ def pytest_configure() -> None:
     """Have a Ctrl-C, wherever we are started: a shell script lets what it starts in the background ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart() -> None:
+    """Have what the first uvloop of a process opens for good, a pipe for signals: no test is to be taken for it."""
+    uvloop.new_event_loop().close()
 
 
 def pytest_collection_finish() -> None:
