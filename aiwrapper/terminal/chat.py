@@ -20,7 +20,7 @@ from aiwrapper.agents import ChatAgent
 from aiwrapper.store import Store
 from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, advise, command, find_chat, store_path
 from aiwrapper.terminal.choose import choose_or_leave
-from aiwrapper.terminal.keyboard import Asker, echo
+from aiwrapper.terminal.keyboard import Asker, echo, forget_what_was_typed
 from aiwrapper.terminal.printing import printable
 from aiwrapper.terminal.render import AnswerView
 from aiwrapper.toolbox import toolbox
@@ -145,7 +145,11 @@ class _Chat:
     def _answer(self, run: Callable[[CancelToken], RunResult]) -> None:
         self._patience.token = token = CancelToken(name="answer")
         try:
-            with cancel_on_sigint(token, watcher=True), echo(on=False):
+            with (
+                cancel_on_sigint(token, watcher=True),
+                echo(on=False),
+                token.on_cancel(forget_what_was_typed),
+            ):
                 result = run(token)
         except KeyboardInterrupt:  # a second Ctrl-C, while tools were given their grace: the run is settled
             self._console.print(Text("■ stopped without waiting", style="yellow"))

@@ -22,6 +22,9 @@ def echo(*, on: bool) -> Iterator[None]:
 
     An answer is being drawn: an echoed `^C`, or a line typed ahead, would end up in the middle of it.
     What is typed meanwhile is read by the next prompt.
+
+    Where it is off, Ctrl-C no longer throws away what a slow terminal has not shown yet, as it does by default: that
+    is a piece of the answer, and half a move of the cursor.
     """
     if sys.platform == "win32" or not sys.stdin.isatty():
         yield
@@ -29,7 +32,7 @@ def echo(*, on: bool) -> Iterator[None]:
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
     wanted = termios.tcgetattr(terminal)
-    wanted[3] = wanted[3] | termios.ECHO if on else wanted[3] & ~termios.ECHO
+    wanted[3] = wanted[3] | termios.ECHO if on else wanted[3] & ~termios.ECHO | termios.NOFLSH
     termios.tcsetattr(terminal, termios.TCSADRAIN, wanted)
     try:
         yield
@@ -62,16 +65,16 @@ class Asker:
             return False
         with self._hands_off(), echo(on=True):
             token.check()
-            _forget_what_was_typed(sys.stdin.fileno())
+            forget_what_was_typed()
             self._console.print(Text(f"The model wants to {printable(what)}", style="bold"))
             self._console.print("Allow it? [y/N] ", end="", markup=False, highlight=False)
             return _read_line(sys.stdin.fileno(), token).strip().lower() in (b"y", b"yes")
 
 
-def _forget_what_was_typed(terminal: int) -> None:
-    """A line typed before the question was there is no answer to it."""
-    if sys.platform != "win32":
-        termios.tcflush(terminal, termios.TCIFLUSH)
+def forget_what_was_typed() -> None:
+    """Throw away what nobody has read: a line typed before a question is no answer to it, one before Ctrl-C is void."""
+    if sys.platform != "win32" and sys.stdin.isatty():
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def _read_line(terminal: int, token: CancelToken) -> bytes:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socket import create_server
@@ -17,7 +17,6 @@ import pyte
 PROGRAM = str(Path(sys.executable).with_name("aiwrapper"))
 CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
 PATIENCE_SECONDS = 60
-_POSITION_QUERY = "\x1b[6n"
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -62,6 +61,17 @@ def answering(status: int, body: bytes) -> Iterator[str]:
             thread.join()
 
 
+class _Screen(pyte.Screen):
+    """One that answers when it is asked where its cursor is."""
+
+    def __init__(self, answer: Callable[[str], None]) -> None:
+        super().__init__(100, 40)
+        self._answer = answer
+
+    def write_process_input(self, data: str) -> None:
+        self._answer(data)
+
+
 class Terminal:
     """`aiwrapper` in a pseudo-terminal of 100 columns and 40 lines, as a context manager.
 
@@ -71,7 +81,7 @@ class Terminal:
     """
 
     def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._screen = pyte.Screen(100, 40)
+        self._screen = _Screen(self.press)
         self._stream = pyte.Stream(self._screen)
         self.output = ""
         self._child = pexpect.spawn(
@@ -87,12 +97,9 @@ class Terminal:
         self._child.logfile_read = self
 
     def write(self, text: str) -> None:
-        """What the program printed; a terminal answers when it is asked where its cursor is."""
+        """Show what the program printed."""
         self.output += text
         self._stream.feed(text)
-        for _ in range(text.count(_POSITION_QUERY)):
-            cursor = self._screen.cursor
-            self._child.send(f"\x1b[{cursor.y + 1};{cursor.x + 1}R")
 
     def flush(self) -> None:
         pass

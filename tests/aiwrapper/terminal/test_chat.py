@@ -280,6 +280,26 @@ def test_a_line_typed_ahead_is_no_answer_to_a_question(provider: FakeProvider, t
     assert not forbidden.exists()
 
 
+def test_a_line_typed_before_ctrl_c_is_not_sent(provider: FakeProvider, tmp_path: Path) -> None:
+    provider.add(STORY)
+    with chat(provider, tmp_path) as terminal:
+        terminal.wait_for_prompt()
+        with provider.hold_at("mid_body"):
+            terminal.type("Tell me a story")
+            terminal.wait_for("Once upon")
+            terminal.press("Never mind\n" + CTRL_C)
+            terminal.wait_for("stopped")
+        terminal.wait_for_prompt()
+        provider.add(Turn((Say(("Gladly.",)),)))
+        terminal.type("Go on, please")
+        terminal.wait_for("Gladly.")
+        terminal.wait_for_prompt()
+        terminal.press(CTRL_D)
+
+        assert terminal.wait_for_exit() == 0
+    assert "Never mind" not in str(provider.requests[-1].body)
+
+
 @pytest.fixture(scope="module")
 def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_counter(tmp_path_factory.mktemp("models") / "counter.gguf")
