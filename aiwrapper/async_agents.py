@@ -151,14 +151,21 @@ class AsyncChatAgent(Agent):
         Args:
             name: what the other agent's model calls it.
             description: what that model reads about it: what this agent is good for.
-            started: told of each run.
+            started: told of each run, which has a thread then: it may be stopped from anywhere.
         """
 
-        async def ask(message: str, *, token: CancelToken) -> str:
+        async def handled(
+            message: str, token: CancelToken, told: Callable[[AsyncRunHandle], object]
+        ) -> RunResult:
             async with self.start(message, token=token, conversation=Conversation()) as run:
-                if started is not None:
-                    started(run)
-                result = await run.wait()
+                told(run)
+                return await run.wait()
+
+        async def ask(message: str, *, token: CancelToken) -> str:
+            if started is None:
+                result = await self.run(message, token=token, conversation=Conversation())
+            else:
+                result = await handled(message, token, started)
             token.check()
             return sub_agent_answer(result)
 

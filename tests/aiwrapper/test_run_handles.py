@@ -641,6 +641,23 @@ def test_stopping_an_agent_stops_the_agents_that_are_its_tools(world: World) -> 
     assert agent.run("Go on").status == "completed"
 
 
+def test_stopping_an_agent_stops_its_tools_agents_that_nobody_has_in_the_hand(world: World) -> None:
+    recording, hold = silent_after(b'"Hel"')
+    inner = RecordedTransport([recording])
+    researcher = world.recorded_agent(inner)
+    agent = world.recorded_agent(
+        said(asking("research"), HELLO), [researcher.as_tool("research", "Looks up.")]
+    )
+    run = agent.start("Go")
+    hold.reached.wait()
+    run.stop("enough")
+    result = run.wait()
+
+    assert outcomes(result) == ["interrupted_running"]
+    assert inner.open_now == 0
+    assert agent.run("Go on").status == "completed"
+
+
 def test_stopping_an_agent_that_is_a_tool_gives_its_caller_a_result(world: World) -> None:
     recording, hold = silent_after(b'"Hel"')
     researcher = world.recorded_agent(RecordedTransport([recording]))

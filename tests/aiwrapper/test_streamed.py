@@ -290,6 +290,28 @@ async def test_a_bell_that_rings_late_does_not_take_the_next_wake_up_away() -> N
 
 
 @on_each_runtime
+async def test_no_thread_of_an_agent_that_is_a_tool_is_there_while_it_streams() -> None:
+    results = []
+    asks = Turn((Call("research", ('{"message": "Hi"}',)),))
+    with FakeProvider("openai_chat", [asks, HELLO]) as fake, silent_fake() as (inner, hold):
+        agent = AsyncChatAgent(lang_at(fake), [agent_at(inner).as_tool("research", "Looks things up.")])
+
+        async def wait() -> None:
+            results.append(await agent.run("Go"))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await run_sync(hold.reached.wait)
+            own, *of_the_tool = run_threads()
+            for thread in of_the_tool:
+                await run_sync(thread.join)  # it has handed its run over, or is about to
+            assert [own] == run_threads()
+            hold.release()
+
+    assert ["completed"] == [result.status for result in results]
+
+
+@on_each_runtime
 async def test_where_others_are_told_they_are_told_in_the_thread_of_the_run() -> None:
     where: list[str] = []
     told = Acting(lambda entry: True, lambda: where.append(threading.current_thread().name))

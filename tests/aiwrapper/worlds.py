@@ -241,11 +241,11 @@ class LoopAgent:
     def as_tool(
         self, name: str, description: str, *, started: Callable[[HandleFace], object] | None = None
     ) -> Tool[..., object]:
-        def told(handle: AsyncRunHandle) -> None:
-            if started is not None:
-                started(LoopHandle(handle, self._runtime))
-
-        return self.agent.as_tool(name, description, started=told)
+        if started is None:
+            return self.agent.as_tool(name, description)
+        return self.agent.as_tool(
+            name, description, started=lambda handle: started(LoopHandle(handle, self._runtime))
+        )
 
 
 class LangFace(Protocol):
