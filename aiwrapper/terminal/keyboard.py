@@ -18,26 +18,50 @@ if sys.platform != "win32":
 
 @contextmanager
 def echo(*, on: bool) -> Iterator[None]:
-    """Let the terminal show what is typed, or not, inside the block. Without a terminal it does nothing.
+    """Let the terminal show what is typed, or not, inside the block. It does nothing where nothing is drawn on one.
 
     An answer is being drawn: an echoed `^C`, or a line typed ahead, would end up in the middle of it.
     What is typed meanwhile is read by the next prompt.
 
     Where it is off, Ctrl-C no longer throws away what a slow terminal has not shown yet, as it does by default: that
-    is a piece of the answer, and half a move of the cursor.
+    is a piece of the answer, and half a move of the cursor. Linux does not even wake a thread then that waits to write
+    more, and it would draw no more.
     """
-    if sys.platform == "win32" or not sys.stdin.isatty():
+    terminal = _drawn_on()
+    if sys.platform == "win32" or terminal is None:
         yield
         return
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    wanted = termios.tcgetattr(terminal)
-    wanted[3] = wanted[3] | termios.ECHO if on else wanted[3] & ~termios.ECHO | termios.NOFLSH
-    termios.tcsetattr(terminal, termios.TCSADRAIN, wanted)
+    ours = termios.ECHO | termios.NOFLSH
+    before = termios.tcgetattr(terminal)[3] & ours
+    _set(terminal, ours, before | termios.ECHO if on else before & ~termios.ECHO | termios.NOFLSH)
     try:
         yield
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        _set(terminal, ours, before)
+
+
+def _drawn_on() -> int | None:
+    """The terminal that our output goes to, if it is ours to set.
+
+    One that we don't draw on may belong to a pager that reads what we write, or to an editor; and the kernel stops a
+    program in the background that tries.
+    """
+    if sys.platform == "win32" or not sys.stdout.isatty():
+        return None
+    terminal = sys.stdout.fileno()
+    try:
+        ours = os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # it controls no session of ours, which leaves it to whoever asks
+        return terminal
+    return terminal if ours else None
+
+
+def _set(terminal: int, which: int, flags: int) -> None:
+    """Set some of its local flags, and leave the others as whoever else may have set them by now."""
+    if sys.platform != "win32":
+        now = termios.tcgetattr(terminal)
+        now[3] = now[3] & ~which | flags
+        termios.tcsetattr(terminal, termios.TCSADRAIN, now)
 
 
 class Asker:
