@@ -23,7 +23,6 @@ from zlib import crc32
 import attrs
 
 from cancel_token._token import CancelToken
-from cancel_token.testing._garbage import garbage_left
 
 Kind = Literal[
     "before",  # the token is cancelled before the work begins
@@ -360,14 +359,11 @@ class Recording:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the points of this thread as those of lane 0, and of the threads it starts as theirs.
-
-        No garbage is collected meanwhile: finalizers would pass points, whosever they are, now here and now there.
-        """
+        """Count the points of this thread as those of lane 0, and of the threads it starts as theirs."""
         self.begin()
         here.lane = self.main
         try:
-            with self.watch(), garbage_left():
+            with self.watch():
                 yield
         finally:
             here.lane = None

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from cancel_token._deadline import Clock
 from cancel_token._token import CancelToken
+from cancel_token.testing._garbage import garbage_left
 from cancel_token.testing._points import Lane, Point, Recording, site_of
 from cancel_token.testing._probe import installed
 
@@ -47,7 +48,7 @@ def cancel_at(k: int | None, *, clock: Clock | None = None) -> Iterator[Shot]:
     recording = _ShotRecording(shot)
     if k is not None:
         recording.main.target = k
-    with installed():
+    with installed(), garbage_left():
         try:
             with recording.running():
                 yield shot

@@ -16,6 +16,7 @@ import attrs
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks
 from cancel_token.testing._clock import ManualClock
+from cancel_token.testing._garbage import garbage_left
 from cancel_token.testing._lines import LineEvents, Target
 from cancel_token.testing._outcomes import After, Attempt, Breach, Limits, Outcome, Verdict
 from cancel_token.testing._plans import Backend, Plan
@@ -223,6 +224,22 @@ class Trial(Generic[S]):
             del subject, outcome, stack
 
     async def _run(self, subject: S) -> Outcome:
+        recording = self.recording
+        with garbage_left():
+            outcome = await self._recorded(subject)
+        lanes = list(recording.lanes.values())
+        after = After(
+            points=max(lane.after_points for lane in lanes),
+            lines=max(lane.after_lines for lane in lanes),
+            ticks=max(lane.after_ticks for lane in lanes),
+        )
+        try:
+            return attrs.evolve(outcome, fired=tuple(recording.fired), after=after)
+        finally:
+            del outcome  # for the reason given in _live()
+
+    async def _recorded(self, subject: S) -> Outcome:
+        """Do the work; from its beginning to the end of this, points count."""
         recording, runtime = self.recording, self._runtime
         outcome = await runtime.work(partial(self.scenario.run, subject, self.token))
         if recording.ran_away or recording.deaf or runtime.hung:
@@ -239,14 +256,8 @@ class Trial(Generic[S]):
             if len(recording.fired) > fired:
                 await runtime.settle()
         recording.open = False
-        lanes = list(recording.lanes.values())
-        after = After(
-            points=max(lane.after_points for lane in lanes),
-            lines=max(lane.after_lines for lane in lanes),
-            ticks=max(lane.after_ticks for lane in lanes),
-        )
         try:
-            return attrs.evolve(outcome, fired=tuple(recording.fired), after=after)
+            return outcome
         finally:
             del outcome  # for the reason given in _live()
 

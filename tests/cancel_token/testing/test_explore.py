@@ -97,18 +97,23 @@ def test_all_kinds_of_points_are_met() -> None:
     assert {"before": 1, "arm": 2, "park": 2, "wake": 2, "disarm": 2, "late": 1} == report.points
 
 
-def test_the_finalizers_of_garbage_pass_no_points_of_the_work() -> None:
-    """They run wherever enough has been made for a collection: perhaps what another test has left."""
-    finalized: list[None] = []
+class Garbage:
+    """In a cycle, so that its finalizer runs wherever enough has been made for a collection."""
 
-    class Garbage:
-        def __init__(self) -> None:
-            self.me = self
-            self.token = CancelToken()
+    finalized = 0
 
-        def __del__(self) -> None:
-            self.token.check()
-            finalized.append(None)
+    def __init__(self) -> None:
+        self.me = self
+        self.token = CancelToken()
+
+    def __del__(self) -> None:
+        self.token.check()
+        Garbage.finalized += 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_finalizers_of_garbage_pass_no_points_of_the_work(backend: Backend) -> None:
+    """Perhaps it is what another test has left."""
 
     def make() -> Box:
         made.append(None)
@@ -122,15 +127,46 @@ def test_the_finalizers_of_garbage_pass_no_points_of_the_work() -> None:
         box.log.append(str(len(kept)))
 
     made: list[None] = []
+    before = Garbage.finalized
     gc.collect()
-    report = explore(Box, run, anything_goes)
-    littered = explore(make, run, anything_goes)
+    report = explore(Box, run, anything_goes, backend=backend)
+    littered = explore(make, run, anything_goes, backend=backend)
     gc.collect()
 
     report.assert_ok()
     littered.assert_ok()
     assert report.points == littered.points
-    assert len(made) - 2 == len(finalized)
+    assert len(made) - 2 == Garbage.finalized - before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_finalizers_of_garbage_pass_no_points_when_the_work_has_just_ended(
+    backend: Backend, collected_at_once: None
+) -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        Garbage()
+
+    before = Garbage.finalized
+    report = explore(Box, run, anything_goes, backend=backend, targets=[Garbage])
+
+    report.assert_ok()
+    assert [] == [
+        point.site
+        for attempt in report.attempts
+        for point in attempt.plan.points
+        if "__del__" in str(point.site)
+    ]
+    assert Garbage.finalized > before
+
+
+@pytest.fixture
+def collected_at_once() -> Iterator[None]:
+    """Garbage is collected as soon as anything is made."""
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    yield
+    gc.set_threshold(*before)
 
 
 def test_reading_the_flag_in_a_loop_is_a_point_as_much_as_check() -> None:
