@@ -1,5 +1,7 @@
 """What a tool call uses of models: whatever is asked in its handler counts for the run that has made the call.
 
+So does what it leaves behind, and the time that it takes to come to rest.
+
 An agent that is a tool, `agent.run` or `lang.ask` in a handler: each is a run, and a run that is begun in the context
 of a call joins that call's account. Nothing is handed on from run to run. Who wants to know what a call has used adds
 up what its runs say at that moment, so the sum is exact however deep they are nested and however many work side by
@@ -24,6 +26,7 @@ from aiwrapper._core.log import (
     TurnStarted,
     UsageReported,
 )
+from aiwrapper._core.messages import ToolCall
 
 
 class CallAccount:
@@ -32,17 +35,23 @@ class CallAccount:
     Args:
         refusal: why the run that has made the call may use no more; None if it may. Asked from any thread.
         changed: told that there may be more; called in the threads of the runs.
+        grace_seconds: how long after a stop the call may take to return.
     """
 
-    def __init__(self, refusal: Callable[[], str | None], changed: Callable[[], object]) -> None:
+    def __init__(
+        self, refusal: Callable[[], str | None], changed: Callable[[], object], grace_seconds: float
+    ) -> None:
         self._refusal = refusal
         self._changed = changed
-        self._spendings: list[Callable[[], Spent]] = []  # appended to by any thread
+        self._grace_seconds = grace_seconds
+        self._runs: list[RunAccount] = []  # appended to by any thread
         self._closed: Spent | None = None
+        self.left_behind: list[ToolCall] = []
+        """Calls of its runs, and of theirs, that were left behind; appended to by the threads of the runs."""
 
-    def join(self, spent: Callable[[], Spent]) -> None:
-        """One more run is begun in the call; `spent` says what it has used so far, to any thread."""
-        self._spendings.append(spent)
+    def join(self, run: "RunAccount") -> None:
+        """One more run is begun in the call."""
+        self._runs.append(run)
 
     @property
     def spent(self) -> Spent:
@@ -50,9 +59,26 @@ class CallAccount:
         if self._closed is not None:
             return self._closed
         total = NOTHING_SPENT
-        for spent in tuple(self._spendings):
-            total = total.plus(spent())
+        for run in tuple(self._runs):
+            total = total.plus(run.spent())
         return total
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call is not over."""
+        return self._closed is None
+
+    @property
+    def grace(self) -> float:
+        """How many seconds it may take after a stop until nothing of the call is left."""
+        return self._grace_seconds + self.nested_grace
+
+    @property
+    def nested_grace(self) -> float:
+        """How many seconds the calls of its runs may take, for which it waits."""
+        return max(
+            (call.grace for run in tuple(self._runs) for call in run.calls if call.is_open), default=0.0
+        )
 
     def refusal(self) -> str | None:
         """Why no more may be used; None if more may."""
@@ -61,7 +87,7 @@ class CallAccount:
     def close(self) -> None:
         """The call is over. A run that outlives it counts up to here, and is on its own."""
         self._closed = self.spent
-        self._spendings.clear()
+        self._runs.clear()
 
     def append(self, entry: Entry, /) -> None:
         """Told of the entries of a run that has joined."""
@@ -122,32 +148,38 @@ class RunAccount:
         budget: how much its conversation may use; None for no limit.
     """
 
-    __slots__ = ("_budget", "_calls", "_run", "payers")  # there may be thousands
+    __slots__ = ("_budget", "_run", "calls", "payers")  # there may be thousands
 
     def __init__(self, run: Spender, budget: Budget | None) -> None:
         self._run = run
         self._budget = budget
-        self._calls: tuple[CallAccount, ...] = ()  # replaced by the run's thread
+        self.calls: tuple[CallAccount, ...] = ()  # replaced by the run's thread
         payer = _account.get()
         self.payers: tuple[CallAccount, ...] = () if payer is None else (payer,)
         """Who has to be told of the run's entries: the call that it is begun in, if there is one."""
         for payer in self.payers:
-            payer.join(self.spent)
+            payer.join(self)
 
-    def call(self, changed: Callable[[], object]) -> CallAccount:
+    def call(self, changed: Callable[[], object], grace_seconds: float) -> CallAccount:
         """The account of a call that is about to be made.
 
         Args:
             changed: told, in any thread, that there may be more on it.
+            grace_seconds: how long after a stop the call may take to return.
         """
-        call = CallAccount(self.refusal, changed)
-        self._calls += (call,)
+        call = CallAccount(self.refusal, changed, grace_seconds)
+        self.calls += (call,)
         return call
+
+    def leave_behind(self, call: ToolCall) -> None:
+        """Tell whoever pays of a call that still runs."""
+        for payer in self.payers:
+            payer.left_behind.append(call)
 
     def close(self) -> None:
         """The run has ended. Lets go of it, so that it goes when nobody holds it any more."""
         self._run = _Ended(self._run.run_id, self._run.state)
-        self._calls = ()
+        self.calls = ()
 
     def spent(self) -> Spent:
         """What the run has used so far; not complete before it has ended."""
@@ -171,6 +203,6 @@ class RunAccount:
             report = state.runs.get(self._run.run_id)
             return NOTHING_SPENT if report is None else report.spent
         spent = run.spent_itself
-        for call in self._calls:  # and not the log, which hears of it a moment later
+        for call in self.calls:  # and not the log, which hears of it a moment later
             spent = spent.plus(call.spent)
         return evolve(spent, usage=evolve(spent.usage, complete=False))

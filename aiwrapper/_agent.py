@@ -92,9 +92,7 @@ class Agent:
         self.tool_grace_seconds = tool_grace_seconds
         self._model = lang.call(instructions, self.tools.values())
         self._tool_calls = ToolCalls(self.tools, tool_grace_seconds)
-        for made in self.tools.values():
-            self._refuse(made)
-        self._has_tasks = any(made.is_async for made in self.tools.values())
+        self._has_tasks = any(self._needs_loop(made) for made in self.tools.values())
         self._sink = sink
         self._now = now
         # The id of the run that has the agent's own conversation, at 0. Claimed by one atomic `setdefault` and not
@@ -128,8 +126,13 @@ class Agent:
             result, subscriber_errors=tuple(complaints)
         )  # raised at the terminal entry, or still to come
 
-    def _refuse(self, made: Tool[..., object]) -> None:
-        """Raise `TypeError` for a tool that this kind of agent cannot run."""
+    def _needs_loop(self, made: Tool[..., object]) -> bool:
+        """Whether a tool is run in an event loop.
+
+        Raises:
+            TypeError: this kind of agent cannot run it.
+        """
+        return made.needs_loop
 
     def _executor(self) -> ToolCalls:
         """What runs the tools of a run that is begun here."""

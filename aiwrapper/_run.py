@@ -196,6 +196,7 @@ class Run:
     def abandon(self, call: ToolCall) -> None:
         """Report a call whose thread is left behind."""
         self._abandoned.append(call)
+        self.account.leave_behind(call)
 
     def stop(self, reason: CancelReason, mode: StopMode = "now") -> StopReceipt:
         """Stop the run and nothing else (S5). Never blocks; from any thread, a signal handler, a finalizer.

@@ -27,8 +27,8 @@ class StopReport:
         latency_seconds: from the stop, or the beginning of a run that had been stopped before, to the moment at
             which nothing of the run was left.
         tools: what became of each call of the run, in order.
-        abandoned: calls whose handlers did not stop within the grace time: their threads still run, and what they
-            return is thrown away.
+        abandoned: calls whose handlers did not stop within the grace time, also those of agents that were tools:
+            their threads still run, and what they return is thrown away.
         usage_complete: whether the provider's last count of every turn was seen; else the usage is a lower bound.
     """
 

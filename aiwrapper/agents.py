@@ -24,11 +24,12 @@ from cancel_token import CancelToken
 class ChatAgent(Agent):
     """An agent for code that blocks; what it is made of is said by `Agent`. May be used from any threads."""
 
-    def _refuse(self, made: Tool[..., object]) -> None:
+    def _needs_loop(self, made: Tool[..., object]) -> bool:
         if made.is_async:
             raise TypeError(
                 f"the tool {made.name!r} is async def, which an agent for blocking code cannot run: use AsyncChatAgent"
             )
+        return False
 
     def run(
         self,

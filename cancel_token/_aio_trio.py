@@ -6,6 +6,7 @@ It goes to trio directly and not through anyio: a scope that is entered for ever
 from __future__ import annotations
 
 import contextvars
+import math
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, NoReturn, Self
@@ -125,7 +126,7 @@ class TrioBinding(Binding):
             ended()
 
     def has_cancelled_task(self) -> bool:
-        return True  # nothing else raises trio.Cancelled
+        return trio.current_effective_deadline() == -math.inf
 
     def new_scope(self) -> trio.CancelScope:
         return trio.CancelScope()

@@ -167,9 +167,10 @@ class Loop:
         self._binding.start_soon(run, context, name, note_end)
 
     def has_cancelled_task(self) -> bool:
-        """Whether it is the current task that a cancellation hits which has come out of all of its scopes.
+        """Whether the runtime has cancelled the current task itself, outside of all of its scopes.
 
-        On asyncio the `CancelledError` may also be that of something else which the task has awaited, such as a future:
-        then it is an error like any other.
+        To be asked about what has come out of them. It need not be the runtime's exception: a clean-up may have raised
+        another. And on asyncio a `CancelledError` may be that of something else which the task has awaited, such as a
+        future: then it is an error like any other.
         """
         return self._binding.has_cancelled_task()

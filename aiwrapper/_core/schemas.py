@@ -4,6 +4,7 @@ msgspec does all three, so they cannot disagree. It is strict (`"3"` is no int),
 it with the reason why it does not fit.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -134,7 +135,18 @@ def _pydantic_schema(wanted: Any) -> JsonObject:
     raise TypeError(f"{wanted!r} has no JSON Schema")
 
 
+# msgspec takes none of their subclasses, such as a string that is marked as safe HTML, or numpy's numbers.
+_PLAIN: tuple[tuple[type, Callable[[Any], object]], ...] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+)
+
+
 def value_of(value: Any) -> object:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
+    for plain, exactly in _PLAIN:
+        if isinstance(value, plain):
+            return exactly(value)
     raise TypeError(f"{type(value).__name__!r} is no JSON")

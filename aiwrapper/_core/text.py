@@ -1,6 +1,7 @@
 """What text has to be before it is kept: questions that several rooms ask, answered once."""
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -17,11 +18,14 @@ _STRINGS_AND_BRACKETS: Final = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', 
 
 
 def well_formed(text: str) -> str:
-    """The text with each lone surrogate replaced by U+FFFD; a pair that came in two halves is joined.
+    """The text as a `str`, with each lone surrogate replaced by U+FFFD; a pair that came in two halves is joined.
 
     No UTF-8 and therefore no request can hold a lone surrogate. They come from terminals that decode with
-    `surrogateescape`, and from escapes such as a bare `\\ud83d` in somebody's JSON.
+    `surrogateescape`, and from escapes such as a bare `\\ud83d` in somebody's JSON. msgspec
+    writes no subclass of `str`, such as a string that is marked as safe HTML.
     """
+    if type(text) is not str:
+        text = str.__str__(text)  # what it holds, whatever its own methods say
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -61,8 +65,33 @@ def _is_nested_too_deeply(text: str) -> bool:
     return False
 
 
+_MOST_OF_A_GROUP: Final = 5
+"""How many exceptions of a group are described. Chosen by hand."""
+
+
 def describe_exception(error: BaseException) -> str:
-    """An exception in one line for a model or a person, whatever its `__str__` does."""
+    """An exception in one line for a model or a person, whatever its `__str__` does; a group by what is in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return _describe(error)
+    leaves = list(leaves_of(error))
+    described = [_describe(leaf) for leaf in leaves[:_MOST_OF_A_GROUP]]
+    if len(leaves) > _MOST_OF_A_GROUP:
+        described.append(f"and {len(leaves) - _MOST_OF_A_GROUP} more")
+    return "; ".join(described)
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group and its groups, in their order; an exception that is none is all there is."""
+    waiting = [error]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, BaseExceptionGroup):
+            waiting.extend(reversed(found.exceptions))
+        else:
+            yield found
+
+
+def _describe(error: BaseException) -> str:
     try:
         text = well_formed(str(error))
     except Exception as broken:

@@ -46,6 +46,8 @@ class Tool(Generic[P, R]):
         parameters: JSON text of the JSON Schema of its arguments, `type: object` on top.
         token_parameter: the parameter that is given a `CancelToken`; None if it has none.
         is_async: True for an `async def`.
+        wraps_async: True for a `def` with an `async def` below it (`functools.wraps`): what it returns may have to be
+            awaited, or it may have awaited it itself.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Tool(Generic[P, R]):
     parameters: str = field(kw_only=True)
     token_parameter: str | None = field(default=None, kw_only=True)
     is_async: bool = field(default=False, kw_only=True)
+    wraps_async: bool = field(default=False, kw_only=True)
     _decoder: "msgspec.json.Decoder[Any]" = field(
         kw_only=True, repr=False, eq=False
     )  # a Struct made at run time
@@ -61,6 +64,11 @@ class Tool(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function itself, with Python's own arguments and without any check."""
         return self.handler(*args, **kwargs)
+
+    @property
+    def needs_loop(self) -> bool:
+        """Whether calling it may give a coroutine."""
+        return self.is_async or self.wraps_async
 
     @property
     def spec(self) -> ToolSpec:
@@ -143,13 +151,16 @@ def _make(function: Callable[P, R], name: str | None, description: str | None) -
             fields.append((parameter.name, Union[annotation, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
             defaults[parameter.name] = parameter.default
     schema, decoder = _schema_and_decoder(name, fields, defaults)
+    called = _underlying(function)
+    is_async = inspect.iscoroutinefunction(called)
     return Tool(
         name,
         function,
         description=about if description is None else description,
         parameters=schema,
         token_parameter=token_parameter,
-        is_async=inspect.iscoroutinefunction(inspect.unwrap(_underlying(function))),
+        is_async=is_async,
+        wraps_async=not is_async and inspect.iscoroutinefunction(inspect.unwrap(called)),
         decoder=decoder,
     )
 

@@ -112,7 +112,7 @@ class WrapChatAgent:
         await run_sync(self.close, reason)
 
     def _answer(self, answering: Answering) -> None:
-        if self._loop is None and any(made.is_async for made in self.agent.tools.values()):
+        if self._loop is None and any(made.needs_loop for made in self.agent.tools.values()):
             message = (
                 "a tool is async def and has no loop to run in: enter the WrapChatAgent with `async with`"
             )

@@ -1,5 +1,7 @@
 """Runs tools: a `def` in a thread of its own, an `async def` in a task of the loop, all calls of a turn side by side.
 
+What is called decides which of the two it is, and not what is below its decorators.
+
 A stop reaches a tool through its token, a child of the run's, and an `async def` also where it waits. What it does with
 it is the tool's affair, so after the stop the tools are given a grace period. One that has not returned by then is left
 behind in its thread or task, reported, and cannot do the conversation anything any more: its result has nowhere to go.
@@ -9,13 +11,14 @@ thread.
 """
 
 import contextvars
+import inspect
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 from attrs import define, field, frozen
@@ -27,11 +30,11 @@ from aiwrapper._core.budget import NOTHING_SPENT, Spent
 from aiwrapper._core.log import ToolFinished, ToolStarted, ToolUsageReported
 from aiwrapper._core.messages import ToolOutcome
 from aiwrapper._core.schemas import result_text
-from aiwrapper._core.text import describe_exception
+from aiwrapper._core.text import describe_exception, leaves_of, well_formed
 from aiwrapper._core.tools import InvalidArguments, Tool, ToolDenied
 from aiwrapper._run import Run
 from cancel_token import CancelReason, CancelToken
-from cancel_token.aio import move_on_cancel
+from cancel_token.aio import fail_on_cancel, run_sync
 from cancel_token.http import use_token
 from cancel_token.loops import Loop
 
@@ -102,19 +105,26 @@ class ToolCalls:
             run.append(_finished(step, pending, "invalid_arguments", f"The tool was not called: {error}"))
             return None
         run.append(ToolStarted(step.run_id, step.turn, pending.index))
-        if not tool.is_async:
-            return _InThread(step, pending, tool, arguments, run, changes)
-        assert self.loop is not None
-        return _InTask(step, pending, tool, arguments, run, changes, self.loop)
+        if self.loop is None or not tool.needs_loop:
+            return _InThread(step, pending, tool, arguments, run, changes, self.grace_seconds)
+        return _InTask(step, pending, tool, arguments, run, changes, self.grace_seconds, self.loop)
 
     def _wait_for_the_end(
         self, executions: "list[_Execution]", changes: "SimpleQueue[None]", run: Run
     ) -> None:
-        """Wait until no call is running, at most the grace time."""
-        grace = CancelToken(self.grace_seconds, name="grace of tools", clock=run.token.clock)
-        with grace.on_cancel(changes.put, None):
-            while not grace.cancelled and any(execution.is_running for execution in executions):
-                changes.get()
+        """Wait until no call is running, at most the grace time; for one that waits for others, theirs after it."""
+
+        def wait(for_whom: Collection[_Execution], seconds: float) -> None:
+            grace = CancelToken(seconds, name="grace of tools", clock=run.token.clock)
+            with grace.on_cancel(changes.put, None):
+                while not grace.cancelled and any(execution.is_running for execution in for_whom):
+                    changes.get()
+
+        # Now: when our time is over, theirs may just be, and whoever waited for them be about to return.
+        nested = {execution: execution.account.nested_grace for execution in executions}
+        wait(executions, self.grace_seconds)
+        if any(nested.values()):
+            wait([execution for execution in executions if nested[execution]], max(nested.values()))
 
 
 @define(eq=False)
@@ -127,6 +137,7 @@ class _Execution(ABC):
     arguments: dict[str, Any]  # Any: each value has its parameter's type
     run: Run
     changes: "SimpleQueue[None]"
+    grace_seconds: float
     account: CallAccount = field(init=False)
     told: Spent = field(default=NOTHING_SPENT, init=False)
     """What is in the log of what it has used."""
@@ -138,7 +149,7 @@ class _Execution(ABC):
     """None after `ended`: the stop interrupted it, so there is no result."""
 
     def __attrs_post_init__(self) -> None:
-        self.account = self.run.account.call(partial(self.changes.put, None))
+        self.account = self.run.account.call(partial(self.changes.put, None), self.grace_seconds)
 
     @property
     @abstractmethod
@@ -154,6 +165,8 @@ class _Execution(ABC):
         if self.is_running:
             self.abandoned = True
             run.abandon(self.pending.call)
+        for call in self.account.left_behind:
+            run.abandon(call)
 
     def log_result(self, run: Run) -> bool:
         """Append what it has used and its result, if there is one that has not been appended."""
@@ -212,6 +225,11 @@ class _Execution(ABC):
 
     def returned(self, value: object) -> ToolFinished:
         """The result of a handler that has returned."""
+        if inspect.iscoroutine(value):  # of an `async def` that the tool wraps; in a loop it has been awaited
+            value.close()
+            return self.finished(
+                "raised", "The tool did nothing: it has to be awaited, and its agent blocks."
+            )
         try:
             return self.finished("returned", result_text(value))
         except TypeError as error:
@@ -219,8 +237,10 @@ class _Execution(ABC):
 
     def raised(self, error: BaseException) -> ToolFinished | None:
         """The result of a handler that has raised."""
-        if isinstance(error, ToolDenied):
-            return self.finished("denied", str(error) or "The user refused.")
+        leaves = list(leaves_of(error))  # of a task group, as far as it is one
+        if all(isinstance(leaf, ToolDenied) for leaf in leaves):
+            why = " ".join(filter(None, map(str, leaves)))
+            return self.finished("denied", well_formed(why) or "The user refused.")
         if self.run.token.cancelled:
             return None  # the stop, or what came of it: it may have partly executed
         return self.finished("raised", describe_exception(error))
@@ -282,7 +302,7 @@ class _InThread(_Execution):
 
 @define(eq=False)
 class _InTask(_Execution):
-    """A call of an `async def`."""
+    """A call of an `async def`, or of a `def` around one."""
 
     loop: Loop
     begun: bool = field(default=False, init=False)
@@ -312,8 +332,7 @@ class _InTask(_Execution):
         try:
             self.result = await self._called()
         except anyio.get_cancelled_exc_class() as error:
-            if self.loop.has_cancelled_task():  # the loop is ending, and so does the run
-                self.run.stop(CancelReason("runtime", "the event loop was ended"))
+            if self._loop_ends():
                 raise
             self.result = self.raised(error)
         except BaseException as error:  # of an exception's own methods
@@ -323,19 +342,35 @@ class _InTask(_Execution):
             self.end()
 
     async def _called(self) -> ToolFinished | None:
-        handler = cast("Callable[..., Awaitable[object]]", self.tool.handler)  # since it is async def
-        value: object = _INTERRUPTED
         try:
-            with self.token() as token, move_on_cancel(token):
-                value = await handler(**self.arguments)
+            with self.token() as token, fail_on_cancel(token):
+                if self.tool.is_async:
+                    value: object = self.tool.handler(**self.arguments)
+                else:  # it may block
+                    value = await run_sync(self._in_thread)
+                if inspect.isawaitable(value):
+                    value = await value
         except anyio.get_cancelled_exc_class():
             raise
         except BaseException as error:
+            self._loop_ends()  # perhaps this is of a clean-up
             return self.raised(error)
-        return None if value is _INTERRUPTED else self.returned(value)
+        return self.returned(value)
 
+    def _in_thread(self) -> object:
+        thread = threading.current_thread()
+        self.run.waits_for.add(thread)
+        try:
+            return self.tool.handler(**self.arguments)
+        finally:
+            self.run.waits_for.discard(thread)
 
-_INTERRUPTED: Final = object()
+    def _loop_ends(self) -> bool:
+        """Whether the loop is ending, and so does the run."""
+        ends = self.loop.has_cancelled_task()
+        if ends:
+            self.run.stop(CancelReason("runtime", "the event loop was ended"))
+        return ends
 
 
 def _log_results(executions: Iterable[_Execution], run: Run) -> None:

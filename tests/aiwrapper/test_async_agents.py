@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import gc
 import threading
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,7 @@ from aiwrapper import (
     AsyncRunHandle,
     Busy,
     CancelToken,
+    ChatAgent,
     Lang,
     RunFinished,
     RunStopped,
@@ -34,7 +36,7 @@ from aiwrapper._core.conversation import Conversation, fold, settle
 from aiwrapper._feed import PIPE_ENTRIES
 from aiwrapper.testing import Call, FakeProvider, Say, Turn, render
 from aiwrapper.testing.recorded import Hold, RecordedTransport, Recording
-from cancel_token.aio import move_on_cancel, run_sync
+from cancel_token.aio import fail_on_cancel, move_on_cancel, run_sync
 from tests.aiwrapper.running import (
     DIALECTS,
     HELLO,
@@ -464,18 +466,30 @@ def test_a_handle_outlives_its_loop() -> None:
 # tools in the loop
 
 
+async def wait_for(run: AsyncRunHandle) -> None:
+    await run.wait()
+
+
+async def iterate(run: AsyncRunHandle) -> None:
+    async for _ in run:
+        pass
+
+
+@pytest.mark.parametrize("wait", [wait_for, iterate])
 @on_each_runtime
-async def test_an_async_tool_cannot_wait_for_its_own_run() -> None:
+async def test_an_async_tool_cannot_wait_for_its_own_run(
+    wait: Callable[[AsyncRunHandle], Coroutine[Any, Any, None]],
+) -> None:
     refused: list[str] = []
 
     @tool
-    async def wait() -> str:
+    async def waiting() -> str:
         with pytest.raises(RuntimeError) as error:
-            await run.wait()
+            await wait(run)
         refused.append(str(error.value))
         return "refused"
 
-    agent = agent_at(said(calls("wait"), HELLO), wait)
+    agent = agent_at(said(calls("waiting"), HELLO), waiting)
     run = agent.start("Go")
     result = await run.wait()
 
@@ -622,6 +636,117 @@ async def test_what_an_async_tool_raises_is_told_to_the_model() -> None:
 
 
 @on_each_runtime
+async def test_an_async_tool_may_give_itself_a_limit_and_the_run_goes_on() -> None:
+    @tool
+    async def limited(*, token: CancelToken) -> None:
+        with token.child(timeout=0) as limit:
+            await run_sync(lambda token: token.wait(), token=limit)
+
+    @tool
+    async def scoped(*, token: CancelToken) -> None:
+        with token.child() as limit, fail_on_cancel(limit):
+            limit.cancel("of its own")
+            await anyio.sleep_forever()
+
+    @tool
+    async def stopped(*, token: CancelToken) -> None:
+        token.cancel("of its own")
+        await anyio.sleep_forever()
+
+    agent = agent_at(said(calls("limited", "scoped", "stopped"), HELLO), limited, scoped, stopped)
+    told = Acting()
+    result = await agent.run("Go", subscribers=[told])
+    finished = {entry.index: entry for entry in told.log if isinstance(entry, ToolFinished)}
+
+    assert result.status == "completed"
+    assert ["raised"] * 3 == [finished[index].outcome for index in range(3)]
+    assert "Cancelled: no time was left (deadline)" == finished[0].content
+    assert "of its own" in finished[1].content
+    assert "of its own" in finished[2].content
+
+
+@on_each_runtime
+async def test_what_is_raised_in_a_task_group_of_a_tool_is_told_to_the_model() -> None:
+    async def fail() -> None:
+        raise FileNotFoundError("no such file: a.txt")
+
+    async def deny() -> None:
+        raise ToolDenied("not today")
+
+    @tool
+    async def fails() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fail)
+
+    @tool
+    async def denies() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(deny)
+
+    agent = agent_at(said(calls("fails", "denies"), HELLO), fails, denies)
+    told = Acting()
+    await agent.run("Go", subscribers=[told])
+    finished = {entry.index: entry for entry in told.log if isinstance(entry, ToolFinished)}
+
+    assert ("raised", "FileNotFoundError: no such file: a.txt") == (finished[0].outcome, finished[0].content)
+    assert ("denied", "not today") == (finished[1].outcome, finished[1].content)
+
+
+async def later() -> str:
+    await anyio.lowlevel.checkpoint()
+    return "from the loop"
+
+
+def now() -> str:
+    assert threading.current_thread() is not threading.main_thread()
+    return "from a thread"
+
+
+@functools.wraps(now)
+async def made_async() -> str:
+    return await run_sync(now)
+
+
+@functools.wraps(later)
+def made_blocking() -> str:
+    return anyio.run(later)
+
+
+@functools.wraps(later)
+def passed_on() -> Coroutine[Any, Any, str]:
+    return later()
+
+
+@on_each_runtime
+async def test_tools_may_be_made_async_or_blocking_by_what_wraps_them() -> None:
+    tools = [
+        tool(name="made_async")(made_async),
+        tool(name="made_blocking")(made_blocking),
+        tool(name="passed_on")(passed_on),
+    ]
+    agent = agent_at(said(calls("made_async", "made_blocking", "passed_on"), HELLO), *tools)
+    told = Acting()
+    await agent.run("Go", subscribers=[told])
+    finished = {entry.index: entry.content for entry in told.log if isinstance(entry, ToolFinished)}
+
+    assert {0: "from a thread", 1: "from the loop", 2: "from the loop"} == finished
+
+
+def test_an_agent_that_blocks_runs_what_was_made_blocking_and_says_what_has_to_be_awaited() -> None:
+    tools = [tool(name="made_blocking")(made_blocking), tool(name="passed_on")(passed_on)]
+    transport = said(calls("made_blocking", "passed_on"), HELLO)
+    agent = ChatAgent(lang("openai_chat", "http://recorded/v1", transport), tools)
+    told = Acting()
+    agent.run("Go", subscribers=[told])
+    finished = {entry.index: entry.content for entry in told.log if isinstance(entry, ToolFinished)}
+
+    assert {
+        0: "from the loop",
+        1: "The tool did nothing: it has to be awaited, and its agent blocks.",
+    } == finished
+
+
+@on_each_runtime
 async def test_an_async_tool_that_will_not_stop_is_left_behind_and_cannot_do_anything_any_more() -> None:
     begun, let_go, gone = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -694,6 +819,32 @@ def test_a_loop_that_ends_ends_the_runs_whose_tools_it_was_running(runtime: str)
     assert result.stop is not None
     assert (result.stop.reason, result.stop.message) == ("runtime", "the event loop was ended")
     assert [report.outcome for report in result.stop.tools] == ["interrupted_running"]
+
+
+@pytest.mark.parametrize("runtime", ["trio", "asyncio"])
+def test_a_loop_that_ends_ends_the_runs_also_of_tools_whose_clean_up_fails(runtime: str) -> None:
+    begun = threading.Event()
+
+    @tool
+    async def wait() -> None:
+        try:
+            begun.set()
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("in the clean-up")
+
+    agent = agent_at(said(calls("wait"), HELLO), wait)
+    handles = []
+
+    async def leave() -> None:
+        handles.append(agent.start("Go"))
+        await run_sync(begun.wait)
+
+    anyio.run(leave, backend=runtime)
+    result = anyio.run(handles[0].wait, backend="asyncio")
+
+    assert result.stop is not None
+    assert (result.stop.reason, result.stop.message) == ("runtime", "the event loop was ended")
 
 
 @pytest.mark.parametrize("runtime", ["trio", "asyncio"])

@@ -440,6 +440,25 @@ def test_the_grace_time_is_given_to_tools_that_need_it_and_counts_as_latency(wor
     assert stop_of(result).abandoned == ()
 
 
+class Marked(str):
+    """As those are that hold HTML which is known to be safe."""
+
+
+def test_texts_of_ones_own_kind_are_texts(world: World) -> None:
+    @tool
+    def title() -> str:
+        return Marked("<b>A river</b>")
+
+    agent, transport = agent_with(world, title)
+    acting = Acting()
+    result = agent.run(Marked("Go"), subscribers=[acting])
+
+    assert "completed" == result.status
+    assert b"<b>A river</b>" in transport.requests[1].body
+    assert [str] == [type(entry.content) for entry in acting.log if isinstance(entry, ToolFinished)]
+    goes_on(agent)
+
+
 # what a tool may do
 
 

@@ -222,7 +222,7 @@ class LoopAgent:
         **how: Unpack[How],
     ) -> LoopHandle:
         start = partial(self.agent.start, said, **how)
-        if any(tool.is_async for tool in self.tools.values()):
+        if any(tool.needs_loop for tool in self.tools.values()):
             return LoopHandle(self._start_in_a_loop(start), self._runtime)
         return LoopHandle(start(), self._runtime)
 

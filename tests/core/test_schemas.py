@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from aiwrapper._core.errors import InvalidArguments
-from aiwrapper._core.schemas import read_json, schema_of
+from aiwrapper._core.schemas import read_json, result_text, schema_of
 
 
 @attrs.define
@@ -41,3 +41,20 @@ def test_a_type_that_no_json_can_be_has_no_schema(wanted: type) -> None:
 def test_json_is_not_read_into_what_it_cannot_be() -> None:
     with pytest.raises(InvalidArguments, match=r"socket.* cannot be read from JSON - at `\$.end`"):
         read_json('{"end": 3}', Line)
+
+
+class Text(str):
+    """A text of one's own kind."""
+
+
+class Whole(int):
+    """A number of one's own kind."""
+
+
+class Measured(float):
+    """Likewise."""
+
+
+def test_values_of_ones_own_kind_are_given_to_the_model_as_what_they_are() -> None:
+    assert "<b>" == result_text(Text("<b>"))
+    assert '["<b>",3,0.5]' == result_text([Text("<b>"), Whole(3), Measured(0.5)])

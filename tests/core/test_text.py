@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiwrapper._core.text import MAX_NESTING, is_json_object
+from aiwrapper._core.text import MAX_NESTING, describe_exception, is_json_object, well_formed
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(),
@@ -39,3 +39,29 @@ def test_how_deep_an_object_may_be_nested_does_not_depend_on_the_stack() -> None
 def test_brackets_side_by_side_or_in_strings_are_no_nesting() -> None:
     assert is_json_object(json.dumps({"a": [[] for _ in range(2 * MAX_NESTING)]}))
     assert is_json_object(json.dumps({"a": '[{"' * MAX_NESTING, '\\"': "[" * MAX_NESTING}))
+
+
+class Marked(str):
+    """As those are that hold HTML which is known to be safe, or a place in a document."""
+
+    def __str__(self) -> str:
+        return "something else"
+
+
+@pytest.mark.parametrize("text", ["plain", "lone \ud83d"])
+def test_a_string_of_ones_own_kind_becomes_a_plain_one(text: str) -> None:
+    formed = well_formed(Marked(text))
+
+    assert type(formed) is str
+    assert well_formed(text) == formed
+
+
+def test_a_group_of_exceptions_is_described_by_what_is_in_it() -> None:
+    inner = ExceptionGroup("a task group", [KeyError("b"), OSError("no disk")])
+    many = ExceptionGroup("another", [inner, *(ValueError(number) for number in range(6))])
+
+    assert "KeyError: 'b'; OSError: no disk" == describe_exception(inner)
+    assert (
+        "KeyError: 'b'; OSError: no disk; ValueError: 0; ValueError: 1; ValueError: 2; and 3 more"
+        == describe_exception(many)
+    )

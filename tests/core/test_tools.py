@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import datetime
 import enum
@@ -284,6 +285,28 @@ def test_an_async_function_is_known_as_one() -> None:
     assert later.is_async
     assert tool(Later()).is_async
     assert not everything.is_async
+    assert not everything.needs_loop
+
+
+def test_what_is_called_says_whether_it_is_async_and_not_what_it_wraps() -> None:
+    def now() -> str:
+        return "now"
+
+    async def later() -> str:
+        return "later"
+
+    @functools.wraps(now)
+    async def made_async() -> str:
+        return now()
+
+    @functools.wraps(later)
+    def made_blocking() -> str:
+        return asyncio.run(later())
+
+    assert tool(made_async).is_async
+    assert not tool(made_blocking).is_async
+    assert tool(made_blocking).wraps_async
+    assert tool(made_blocking).needs_loop
 
 
 # the token
