@@ -70,6 +70,7 @@ class Audience:
             try:
                 self._waiting.pop(0).append(entry)  # in one line: an interruption has little room in between
             except (Exception, Cancelled) as error:
-                self._subscribers.remove(subscriber)
+                # By what it is: another may compare equal to it.
+                self._subscribers = [each for each in self._subscribers if each is not subscriber]
                 self.errors.append(error)
         self.entry = None

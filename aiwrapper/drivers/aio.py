@@ -69,8 +69,11 @@ class AsyncRunHandle(StartedRun):
         Any number of tasks may iterate at once, each at its own speed: none of them holds up the run, a stop, or
         another. Whoever has the terminal entry may start the next run. Leaving the iteration early leaves the run
         alone.
+
+        Raises:
+            RuntimeError: as for `wait`, where the next entry would have to be waited for.
         """
-        return _Entries(FeedReader(self._feed))
+        return _Entries(FeedReader(self._feed), self._thread)
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,6 +89,7 @@ class AsyncRunHandle(StartedRun):
         interrupted = isinstance(error, KeyboardInterrupt)
         cancelled = isinstance(error, anyio.get_cancelled_exc_class())
         self.stop(CancelReason("signal" if interrupted else "runtime" if cancelled else "closed", BLOCK_LEFT))
+        self._thread.check_wait(anyio.get_current_task())
         await _wait_through(self._thread.over)
 
 
@@ -224,8 +228,9 @@ class AsyncEntries(AsyncIterator[Entry]):
 class _Entries(AsyncIterator[Entry]):
     """The entries that a reader is given, awaited."""
 
-    def __init__(self, reader: FeedReader) -> None:
+    def __init__(self, reader: FeedReader, thread: RunThread) -> None:
         self._reader = reader
+        self._thread = thread
         self._in_a_row = 0
 
     async def __anext__(self) -> Entry:
@@ -241,6 +246,7 @@ class _Entries(AsyncIterator[Entry]):
                 return entry
             if ended:
                 raise StopAsyncIteration
+            self._thread.check_wait(anyio.get_current_task())
             sleeper = Sleeper()
             reader.bell.hang(sleeper.wake)
             try:

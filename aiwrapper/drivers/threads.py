@@ -138,6 +138,9 @@ class RunHandle(StartedRun):
 
         Any number of threads may iterate at once, each at its own speed: none of them holds up the run, a stop, or
         another. Whoever has the terminal entry may start the next run.
+
+        Raises:
+            RuntimeError: as for `wait`, where the next entry would have to be waited for.
         """
         reader = FeedReader(self._feed)
         while True:
@@ -148,6 +151,7 @@ class RunHandle(StartedRun):
             elif ended:
                 return
             else:
+                self._thread.check_wait(current_thread())
                 asleep = Lock()
                 asleep.acquire()
                 reader.bell.hang(asleep.release)
@@ -164,4 +168,5 @@ class RunHandle(StartedRun):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop(CancelReason("signal" if isinstance(error, KeyboardInterrupt) else "closed", BLOCK_LEFT))
+        self._thread.check_wait(current_thread())
         self._thread.over.wait()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import get_args
 
+import attrs
 import pytest
 
 from aiwrapper import (
@@ -204,34 +205,68 @@ def test_nothing_said_starts_nothing(world: World) -> None:
     assert not agent.busy
 
 
-def test_a_subscriber_cannot_wait_for_its_own_run() -> None:
+@attrs.define
+class Forward:
+    """Compares equal to any other."""
+
+    fails: bool = attrs.field(eq=False)
+    log: list[Entry] = attrs.field(factory=list, eq=False)
+
+    def append(self, entry: Entry, /) -> None:
+        self.log.append(entry)
+        if self.fails:
+            raise ConnectionError("the browser has gone")
+
+
+def test_a_subscriber_that_raises_is_told_nothing_more_and_one_that_equals_it_everything(
+    world: World,
+) -> None:
+    healthy, failing = Forward(fails=False), Forward(fails=True)
+    result = world.recorded_agent(said(HELLO)).run("Hi", subscribers=[healthy, failing])
+
+    assert 1 == len(failing.log) == len(result.subscriber_errors)
+    assert isinstance(healthy.log[-1], RunFinished)
+
+
+def wait_for(run: RunHandle) -> None:
+    run.wait()
+
+
+def iterate(run: RunHandle) -> None:
+    for _ in run:
+        pass
+
+
+def leave(run: RunHandle) -> None:
+    with run:
+        pass
+
+
+@pytest.mark.parametrize("wait", [wait_for, iterate, leave])
+def test_a_subscriber_cannot_wait_for_its_own_run(wait: Callable[[RunHandle], None]) -> None:
     agent = ChatAgent(World("threads").recorded_agent(said(HELLO)).lang)
-    handles: list[HandleFace] = []
-    known = threading.Event()
+    handles: SimpleQueue[RunHandle] = SimpleQueue()
+    told = Acting(is_a(RunStarted), lambda: wait(handles.get()))
+    run = agent.start("Hi", subscribers=[told])
+    handles.put(run)
+    result = run.wait()
 
-    def wait() -> None:
-        known.wait()
-        handles[0].wait()
-
-    run = agent.start("Hi", subscribers=[Acting(is_a(TextDelta), wait)])
-    handles.append(run)
-    known.set()
-    errors = run.wait().subscriber_errors
-
-    assert [str(error) for error in errors] == [
-        "the run's own thread cannot wait for the run: wait in another one"
+    assert ["the run's own thread cannot wait for the run: wait in another one"] == [
+        str(error) for error in result.subscriber_errors
     ]
+    assert ("stopped" if wait is leave else "completed") == result.status
 
 
-def test_a_tool_cannot_wait_for_its_own_run() -> None:
+@pytest.mark.parametrize("wait", [wait_for, iterate])
+def test_a_tool_cannot_wait_for_its_own_run(wait: Callable[[RunHandle], None]) -> None:
     handles: SimpleQueue[RunHandle] = SimpleQueue()
 
     @tool
-    def wait() -> str:
-        return handles.get().wait().text
+    def waiting() -> None:
+        wait(handles.get())
 
-    transport = said(Turn((Call("wait", ("{}",)),)), HELLO)
-    agent = ChatAgent(World("threads").recorded_agent(transport).lang, tools=[wait])
+    transport = said(Turn((Call("waiting", ("{}",)),)), HELLO)
+    agent = ChatAgent(World("threads").recorded_agent(transport).lang, tools=[waiting])
     run = agent.start("Go")
     handles.put(run)
     result = run.wait()
@@ -655,6 +690,33 @@ def test_stopping_an_agent_stops_its_tools_agents_that_nobody_has_in_the_hand(wo
 
     assert outcomes(result) == ["interrupted_running"]
     assert inner.open_now == 0
+    assert agent.run("Go on").status == "completed"
+
+
+def test_a_deaf_tool_of_an_agent_that_is_a_tool_is_left_behind_and_the_agent_is_not(world: World) -> None:
+    begun, let_go = threading.Event(), threading.Event()
+
+    @tool
+    def deaf() -> str:
+        begun.set()
+        let_go.wait()
+        return "at last"
+
+    turn = Turn((Call("deaf", ("{}",)),))
+    researcher = world.recorded_agent(said(turn), [deaf], tool_grace_seconds=0.05)
+    agent = world.recorded_agent(
+        said(asking("research"), HELLO),
+        [researcher.as_tool("research", "Looks up.")],
+        tool_grace_seconds=0.05,
+    )
+    run = agent.start("Go")
+    begun.wait()
+    run.stop("enough")
+    result = run.wait()
+    let_go.set()
+
+    assert result.stop is not None
+    assert ["deaf"] == [call.name for call in result.stop.abandoned]
     assert agent.run("Go on").status == "completed"
 
 
