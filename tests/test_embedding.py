@@ -78,7 +78,23 @@ def stop(url: str) -> str:
     return receipt
 
 
-@pytest.mark.parametrize(("name", "as_json"), [("flask_app.py", False), ("fastapi_app.py", True)])
+WEB_APPS = pytest.mark.parametrize(("name", "as_json"), [("flask_app.py", False), ("fastapi_app.py", True)])
+
+
+@WEB_APPS
+def test_a_web_app_refuses_a_message_without_words(name: str, as_json: bool) -> None:
+    with running(name, "0") as program:
+        refused = requests.post(
+            f"{line(program)}/chats/mine/messages",
+            json={"text": " "} if as_json else None,
+            data=None if as_json else {"text": " "},
+            timeout=PATIENCE_SECONDS,
+        )
+
+    assert (422 if as_json else 400) == refused.status_code
+
+
+@WEB_APPS
 def test_a_web_app_streams_an_answer_that_a_post_stops_and_the_next_message_is_answered(
     name: str, as_json: bool
 ) -> None:
@@ -132,13 +148,15 @@ def test_with_fastapi_who_disconnects_stops_the_answer_and_what_was_said_is_kept
         say(url, "Go on", as_json=True).take_until("run_finished")
 
 
-def test_with_fastapi_ctrl_c_stops_an_answer_and_its_reader_sees_the_end() -> None:
-    with running("fastapi_app.py", "0") as program:
-        answer = say(line(program), "Tell me a long story", as_json=True)
+@WEB_APPS
+def test_ctrl_c_stops_an_answer_of_a_web_app_and_its_reader_sees_the_end(name: str, as_json: bool) -> None:
+    with running(name, "0") as program:
+        answer = say(line(program), "Tell me a long story", as_json=as_json)
         answer.take_until("text_delta")
         program.send_signal(signal.SIGINT)
 
         assert "signal" == answer.take_until("run_stopped")["reason"]
+        assert "bye" == line(program)
         assert 0 == program.wait(PATIENCE_SECONDS)
 
 

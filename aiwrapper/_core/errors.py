@@ -1,6 +1,6 @@
 """The errors of this package: one family, a class for each thing a caller does differently."""
 
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 ErrorKind: TypeAlias = Literal[
     "authentication",  # the key is wrong or missing
@@ -81,3 +81,6 @@ class Busy(AiwrapperError):
 
 class StoreError(AiwrapperError):
     """The log could not be read or written: a full disk, missing rights, a file that is no store."""
+
+    kind: Final[ErrorKind] = "store"
+    """As in the log of a run that has failed with it."""

@@ -48,6 +48,8 @@ def create_app(lang: Lang, token: CancelToken) -> FastAPI:
             runs[chat] = run = agent.start(message.text, token=token)
         except Busy:
             raise HTTPException(409, "the last message is still being answered: stop it first") from None
+        except ValueError as error:  # nothing but white space
+            raise HTTPException(422, str(error)) from None
         return StreamingResponse(events(run), media_type="text/event-stream")
 
     @app.post("/chats/{chat}/stop")

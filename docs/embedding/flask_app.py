@@ -10,18 +10,25 @@ answer is kept, and who comes back reads it from its beginning.
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 
 from flask import Flask, Response, abort, request
 from flask.typing import ResponseReturnValue
-from werkzeug.serving import make_server
+from werkzeug.serving import ThreadedWSGIServer
 from which_model import which_model
 
-from aiwrapper import Busy, ChatAgent, Lang, RunHandle, dump_entry
+from aiwrapper import Busy, CancelToken, ChatAgent, Lang, RunHandle, dump_entry
+from cancel_token.signals import cancel_on_sigint
 
 
-def create_app(lang: Lang) -> Flask:
-    """The app. Its chats live in this process; with several processes, keep them in the store instead."""
+def create_app(lang: Lang, token: CancelToken) -> Flask:
+    """The app. Its chats live in this process; with several processes, keep them in the store instead.
+
+    Args:
+        lang: the model.
+        token: stops all answers.
+    """
     app = Flask(__name__)
     agents: dict[str, ChatAgent] = {}
     runs: dict[str, RunHandle] = {}
@@ -30,9 +37,11 @@ def create_app(lang: Lang) -> Flask:
     def say(chat: str) -> ResponseReturnValue:
         agent = agents.setdefault(chat, ChatAgent(lang))
         try:
-            runs[chat] = run = agent.start(request.form["text"])
+            runs[chat] = run = agent.start(request.form["text"], token=token)
         except Busy:
             abort(409, "the last message is still being answered: stop it first")
+        except ValueError as error:  # nothing but white space
+            abort(400, str(error))
         return Response(events(run), mimetype="text/event-stream")
 
     @app.get("/chats/<chat>/events")
@@ -56,14 +65,16 @@ def events(run: RunHandle) -> Iterator[bytes]:
 
 
 def main(port: int = 8000) -> None:
-    """Serve on loopback until Ctrl-C."""
+    """Serve on loopback until Ctrl-C, which stops all answers first: their readers see the end."""
+    token = CancelToken()
     with which_model() as lang:
-        server = make_server("127.0.0.1", port, create_app(lang), threaded=True)
+        server = ThreadedWSGIServer("127.0.0.1", port, create_app(lang, token))
+        server.daemon_threads = False  # so that it waits for those readers
+        shut_down = threading.Thread(target=server.shutdown)
         print(f"http://127.0.0.1:{server.server_port}", flush=True)
-        try:
+        with cancel_on_sigint(token, watcher=True), token.on_cancel(shut_down.start):
             server.serve_forever()
-        except KeyboardInterrupt:
-            print("bye")
+    print("bye")
 
 
 if __name__ == "__main__":

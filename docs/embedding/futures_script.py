@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from which_model import which_model
 
-from aiwrapper import RunResult
+from aiwrapper import ModelCallError, RunResult
 from cancel_token import CancelToken
 from cancel_token.signals import cancel_on_sigint
 
@@ -28,8 +28,12 @@ def main() -> None:
             wait(asked, return_when=FIRST_COMPLETED)
             token.cancel("one answer is enough")
         for answer, question in asked.items():
-            result = answer.result()
-            print(f"{question} {result.status}: {result.text[:60]!r}")
+            try:
+                result = answer.result()
+            except ModelCallError as error:  # a stop is a result, and a failure is not
+                print(f"{question} failed: {error}")
+            else:
+                print(f"{question} {result.status}: {result.text[:60]!r}")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def test_a_stop_that_cannot_be_written_is_a_stop_all_the_same(world: World) -> N
 
     assert result.status == "stopped"
     assert isinstance(result.error, StoreError)
+    assert "store" == result.error.kind
     assert isinstance(stopping.log[-1], RunStopped)
 
 
