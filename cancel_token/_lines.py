@@ -35,6 +35,10 @@ def use_token(token: CancelToken) -> Iterator[None]:
 
     Args:
         token: The token to obey. `CancelToken.never()` shields from an outer block.
+
+    Raises:
+        ValueError: The block is left in another context than it was entered in, for instance as part of a generator
+            that a web framework runs in threads; there it reaches nobody either.
     """
     reset = _bound.set(token)
     try:
