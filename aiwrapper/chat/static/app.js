@@ -25,7 +25,7 @@ class App {
   #conversation = new Conversation();
   #button = stopButton.IDLE;
   #lost = new Set(); // runs whose request never got an answer
-  #unconfirmed = null; // a timer
+  #unconfirmed = null; // a timer, since the last stop was sent
   #chats = [];
   #options = { models: [], tools: [], limits: {}, attachment_types: [] };
   #announced = "";
@@ -57,7 +57,10 @@ class App {
   async start() {
     addEventListener("hashchange", () => this.#open());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#refresh());
-    addEventListener("online", () => this.#refresh());
+    addEventListener("online", () => {
+      this.#refresh();
+      this.#press({ type: "unconfirmed" }); // a stop could not leave: do not let it wait any longer
+    });
     this.#others.onmessage = ({ data }) => {
       if (data.chat === this.#chatId) this.#refresh();
       else this.#list();
@@ -149,9 +152,13 @@ class App {
     const live = stopButton.isLive(state);
     this.#stream.follow(live ? this.#chatId : null, () => this.#conversation.position);
     if (!live) byId("connection").hidden = true;
-    clearTimeout(this.#unconfirmed);
+    // Not anew with each event: while an answer streams, there are many in any two seconds.
+    if (state.phase !== "stopping" || stop !== null) {
+      clearTimeout(this.#unconfirmed);
+      this.#unconfirmed = null;
+    }
     if (state.phase === "stopping") {
-      this.#unconfirmed = setTimeout(() => this.#press({ type: "unconfirmed" }), stopButton.CONFIRM_WITHIN_MS);
+      this.#unconfirmed ??= setTimeout(() => this.#press({ type: "unconfirmed" }), stopButton.CONFIRM_WITHIN_MS);
     }
     if (stop !== null) this.#stop(stop);
   }

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import BrowserContext, expect
+from playwright.sync_api import BrowserContext, Route, expect
 
-from aiwrapper.testing import Call, FakeProvider, HttpError, Say, Think, Turn
+from aiwrapper.testing import Call, Delivery, FakeProvider, HttpError, Say, Think, Turn
 from tests.aiwrapper.chat.browsing import HeldRequests, Visitor
 
 pytestmark = pytest.mark.browser
 
 STORY = Turn((Say(("Once upon ", "a time ", "there was ", "a river.")),))
+ENDLESS = Turn((Say(("And so on. ",) * 10_000),), delivery=Delivery(events_per_second=20))
 
 
 def test_an_answer_grows_while_it_comes(visitor: Visitor, provider: FakeProvider) -> None:
@@ -25,6 +26,15 @@ def test_an_answer_grows_while_it_comes(visitor: Visitor, provider: FakeProvider
     visitor.expect_phase("idle")
     expect(visitor.button).to_have_text("Send")
     expect(visitor.outcome).to_be_hidden()
+
+
+def requests_of(visitor: Visitor, end: str) -> list[str]:
+    """The requests of addresses that end so, from now on."""
+    urls: list[str] = []
+    visitor.page.on(
+        "request", lambda request: urls.append(request.url) if request.url.endswith(end) else None
+    )
+    return urls
 
 
 def at_headers(visitor: Visitor, provider: FakeProvider) -> None:
@@ -130,10 +140,7 @@ def test_stopping_is_shown_at_the_click_and_stopped_only_when_the_log_says_so(
 
 def test_stopping_twice_is_stopping_once(visitor: Visitor, provider: FakeProvider) -> None:
     in_text(visitor, provider)
-    stops: list[str] = []
-    visitor.page.on(
-        "request", lambda request: stops.append(request.url) if request.url.endswith("/stop") else None
-    )
+    stops = requests_of(visitor, "/stop")
 
     visitor.button.dblclick()
     visitor.page.keyboard.press("Escape")
@@ -173,6 +180,50 @@ def test_a_stop_that_gets_lost_is_sent_again_until_the_run_has_ended(
     visitor.expect_phase("stopping")
 
     visitor.page.clock.fast_forward(2000)
+
+    visitor.expect_phase("stopped")
+
+
+def fails(route: Route) -> None:
+    route.abort()
+
+
+def gets_no_answer(route: Route) -> None:
+    pass
+
+
+@pytest.mark.parametrize("lost", [fails, gets_no_answer])
+def test_a_stop_that_gets_lost_is_sent_again_while_the_answer_goes_on(
+    visitor: Visitor, provider: FakeProvider, lost: Callable[[Route], None]
+) -> None:
+    """News come far more often than a stop is sent again; they must not put it off."""
+    provider.add(ENDLESS)
+    visitor.say("Go on for ever")
+    expect(visitor.answer).to_contain_text("And so on.")
+    stops = requests_of(visitor, "/stop")
+    visitor.page.route("**/stop", lost, times=1)
+
+    visitor.button.click()
+
+    visitor.expect_phase("stopped")
+    expect(visitor.outcome).to_have_text("Stopped by you")
+    assert len(stops) >= 2
+
+
+def test_a_stop_that_could_not_leave_leaves_when_the_network_is_back(
+    visitor: Visitor, provider: FakeProvider, context: BrowserContext
+) -> None:
+    visitor.page.clock.install(time=0)
+    provider.add(ENDLESS)
+    visitor.say("Go on for ever")
+    expect(visitor.answer).to_contain_text("And so on.")
+    visitor.page.clock.pause_at(60_000)  # from here, no time that passes sends it again
+    context.set_offline(True)
+    with visitor.page.expect_event("requestfailed", lambda request: request.url.endswith("/stop")):
+        visitor.button.click()
+    visitor.expect_phase("stopping")
+
+    context.set_offline(False)
 
     visitor.expect_phase("stopped")
 
