@@ -1,5 +1,8 @@
 // The requests of the page. All URLs are relative, so that the application can be mounted anywhere.
 
+/** The code of a refusal: there is no such thing, or not for us. */
+export const UNKNOWN = "not_found";
+
 /** The server refused; `code` is the protocol's word, `message` is for people. */
 export class Refused extends Error {
   constructor(status, code, message) {
@@ -40,8 +43,12 @@ const chat = (id) => `api/chats/${encodeURIComponent(id)}`;
 /** Read something: `options`, `chats`. */
 export const read = (what) => ask(`api/${what}`);
 
-/** The snapshot of a chat. */
-export const snapshot = (id) => ask(chat(id));
+/** The snapshot of a chat; null if there is no such chat, or none any more. */
+export const snapshot = (id) =>
+  ask(chat(id)).catch((error) => {
+    if (error.code === UNKNOWN) return null;
+    throw error;
+  });
 
 /** Where the events of a chat are. */
 export const eventsUrl = (id, position) =>

@@ -115,10 +115,19 @@ class App {
     if (chatId === null) return;
     await this.#attempt(async () => {
       const snapshot = await api.snapshot(chatId);
+      if (chatId !== this.#chatId) return;
+      if (snapshot === null) return this.#leave();
       const known = this.#conversation.position;
       // The stream may have been faster.
-      if (chatId === this.#chatId && (known === null || snapshot.position >= known)) this.#take("snapshot", snapshot);
+      if (known === null || snapshot.position >= known) this.#take("snapshot", snapshot);
     });
+  }
+
+  /** Go from a chat that there is not: what is being written begins a new one. */
+  #leave() {
+    history.replaceState(null, "", "#"); // not in the way of who goes back
+    this.#open();
+    this.#say("This chat does not exist (any more). What you send begins a new one.");
   }
 
   async #list() {
@@ -284,10 +293,15 @@ class App {
   }
 
   #complain(error) {
-    const problem = byId("problem");
-    setText(problem.firstElementChild, error.message);
-    problem.hidden = false;
+    this.#say(error.message);
     if (!(error instanceof api.Refused || error instanceof api.Unreachable)) throw error; // a bug: for the console, too
+    if (error.code === api.UNKNOWN) this.#catchUp(); // the chat itself may be gone
+  }
+
+  #say(words) {
+    const problem = byId("problem");
+    setText(problem.firstElementChild, words);
+    problem.hidden = false;
   }
 
   // What is shown

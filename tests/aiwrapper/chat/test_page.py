@@ -214,6 +214,50 @@ def test_a_chat_that_is_deleted_is_no_longer_listed(visitor: Visitor, provider: 
     expect(visitor.page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()
 
 
+@pytest.mark.parametrize("address", ["#no-such-chat", "#a/b?c"])
+def test_an_address_of_no_chat_says_so_and_what_is_written_begins_a_new_one(
+    visitor: Visitor, provider: FakeProvider, address: str
+) -> None:
+    heading = visitor.page.get_by_role("heading", level=1)
+    ask(visitor, provider, "About tea?", "Tea is a leaf.")
+
+    visitor.page.goto(visitor.url + address)
+
+    expect(visitor.page.get_by_role("alert")).to_contain_text("This chat does not exist (any more).")
+    expect(heading).to_have_text("New chat")
+    expect(visitor.page.get_by_role("button", name="Delete this chat")).to_be_hidden()
+    ask(visitor, provider, "About coffee?", "Coffee is a bean.")
+    expect(heading).to_have_text("About coffee?")
+    expect(visitor.page.get_by_role("alert")).to_be_hidden()
+    visitor.page.go_back()
+    expect(heading).to_have_text("New chat")
+    visitor.page.go_back()
+    expect(heading).to_have_text("About tea?")
+
+
+def test_a_chat_that_is_deleted_elsewhere_keeps_what_is_being_written_for_a_new_one(
+    visitor: Visitor, provider: FakeProvider, browser: Browser
+) -> None:
+    """Nothing tells a page of another browser while no run lives: it finds out when it sends."""
+    heading = visitor.page.get_by_role("heading", level=1)
+    ask(visitor, provider, "About tea?", "Tea is a leaf.")
+    context = browser.new_context()
+    other = visit(context, visitor.page.url)
+    other.page.get_by_role("button", name="Delete this chat").click()
+    other.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    expect(other.page.get_by_role("heading", name="What shall we talk about?")).to_be_visible()
+    context.close()
+
+    visitor.say("And coffee?")
+
+    expect(visitor.page.get_by_role("alert")).to_contain_text("This chat does not exist (any more).")
+    expect(heading).to_have_text("New chat")
+    expect(visitor.field).to_have_value("And coffee?")
+    visitor.field.press("Enter")
+    expect(visitor.answer).to_contain_text("Hello from the fake.")
+    expect(heading).to_have_text("And coffee?")
+
+
 def test_one_goes_from_chat_to_chat_and_back_with_the_browser(
     visitor: Visitor, provider: FakeProvider
 ) -> None:
