@@ -87,7 +87,7 @@ class Lease:
                 holder = file.read(20).decode("ascii", "replace").strip()
             holder = "already" if holder in ("", str(os.getpid())) else f"in process {holder}"
             raise Busy(
-                f"The conversation is open {holder}. Close it there first, or start another one."
+                f"The conversation is open {holder}. Leave or stop it there first, or start another one."
             ) from None
         except OSError:  # a file system without locks
             file.close()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from aiwrapper._core.conversation import Conversation, settle
-from aiwrapper._core.errors import Busy, StoreError
+from aiwrapper._core.errors import StoreError
 from aiwrapper._core.log import Entry, Sink
 from aiwrapper._core.messages import AssistantMessage, ToolMessage, UserMessage
 from aiwrapper._core.messages import Text as TextPart
@@ -48,10 +48,7 @@ def chat(options: argparse.Namespace) -> int:
         if chat_id is None:
             chat_id = store.create()
         patience = _Patience()
-        try:
-            log = resources.enter_context(store.open(chat_id, wait=patience))
-        except Busy as error:
-            raise Busy(f"conversation {chat_id[:SHOWN_ID_CHARACTERS]} is open in another terminal") from error
+        log = resources.enter_context(store.open(chat_id, wait=patience))
         view = resources.enter_context(AnswerView(console, clock=time.monotonic))
         tools = toolbox(Asker(console, view.hands_off))
 

@@ -219,6 +219,33 @@ def test_an_address_that_others_can_reach_asks_for_a_token(provider: FakeProvide
     assert (401, 200) == (refused.status_code, taken.status_code)
 
 
+def test_a_terminal_is_told_which_process_answers_in_a_chat(provider: FakeProvider, tmp_path: Path) -> None:
+    provider.add(STORY)
+    with Server.program(provider, tmp_path) as server, provider.hold_at("mid_body"):
+        chat = server.new_chat()
+        with chat.page() as page:
+            run_id = chat.send("Tell me a story")
+            page.follow_text("Once upon")
+            done = subprocess.run(
+                [
+                    *(PROGRAM, "--store", str(tmp_path / "chats.db"), "chat", "--continue", chat.id),
+                    *("--host", provider.base_url, "--model", provider.model),
+                ],
+                env=environment(tmp_path, AIWRAPPER_API_KEY=provider.api_key),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+            )
+            chat.done("stop", run_id=run_id)
+            page.follow_until(run_id, "stopped")
+
+    assert 1 == done.returncode
+    assert f"aiwrapper: The conversation is open in process {server.process.pid}. " in done.stderr
+    assert "terminal" not in done.stderr
+    assert 1 == done.stderr.count("\n")
+
+
 def served(tmp_path: Path, *options: str) -> "subprocess.CompletedProcess[str]":
     """`aiwrapper serve` where it cannot serve."""
     return subprocess.run(

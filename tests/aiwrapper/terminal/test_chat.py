@@ -127,7 +127,7 @@ def test_a_second_terminal_on_the_same_conversation_is_told_so(
         first.type("Hello")
         first.wait_for_prompt()
         with chat(provider, tmp_path, "--continue") as second:
-            second.wait_for("open in another terminal")
+            second.wait_for(f"The conversation is open in process {first.pid}.")
 
             assert second.wait_for_exit() == 1
     assert "Traceback" not in second.output
