@@ -215,6 +215,11 @@ class HTTPConnection(urllib3.connection.HTTPConnection):
         sys.audit("http.client.connect", self, self.host, self.port)
         return sock
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether another request may be sent; not on a parent's connection, which the pool then replaces (T-S18)."""
+        return (self._line is None or not self._line.hook.inherited) and super().is_connected
+
     def release_token(self) -> bool:
         """Belong to no request; say whether another one may be sent."""
         return self._line is None or self._line.release()

@@ -164,8 +164,10 @@ class Stream:
                 return self._sock.getpeername()
             case "is_readable":
                 # Asked of connections at rest, where there is nothing but an end to be read. Ours may still be on its
-                # way: `release()` does not wait for it.
-                return self._line.hook.stopped or _is_readable(self._sock)
+                # way: `release()` does not wait for it. A parent's connection is not for us, and in there its hook
+                # does nothing (T-S18); the pool closes it as one that has ended, and closing ends nothing of a parent.
+                hook = self._line.hook
+                return hook.stopped or hook.inherited or _is_readable(self._sock)
             case _:
                 return None
 

@@ -53,7 +53,8 @@ class SocketHook:
     A hook lives as long as its connection and is bound to at most one token at a time: a connection belongs to a token
     while something is asked of it, and to none while it rests in a pool (T-N7). All methods may be called from any
     thread, from a signal handler and from a finalizer. In a forked child a hook does nothing: a `shutdown` there would
-    end the parent's connection (T-S18).
+    end the parent's connection (T-S18). So a stop frees nobody there, and a pool asks `inherited` before it gives a
+    connection to a request.
 
     The token holds the hook weakly, so a connection that is dropped is not kept by a token that lives on.
 
@@ -73,6 +74,11 @@ class SocketHook:
         self._claim: list[None] = []  # one item while a token is bound; the stop and `release()` both want it
         self._twin: list[socket.socket] = []  # one item; whoever pops it owns it, and closes it
         self._twin.append(_duplicate(sock))
+
+    @property
+    def inherited(self) -> bool:
+        """Whether the connection is another process's, of which this one is a forked child."""
+        return len(forks) != self._forks
 
     def bind(self, token: CancelToken) -> None:
         """Let `token` shut the connection down from now on.
@@ -106,7 +112,7 @@ class SocketHook:
     def shut_down(self) -> None:
         """End the connection in both directions, as a stop does. Never raises, whatever state it is in (T-N9)."""
         self.stopped = True
-        if len(forks) != self._forks:
+        if self.inherited:
             return
         try:
             twin = self._twin.pop()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cancel_token.cases import count
+from tests.cancel_token.transports import TRANSPORTS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 
@@ -38,7 +39,7 @@ def run(program: str) -> str:
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(program)],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=60, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert "" == done.stderr
     assert 0 == done.returncode
@@ -156,5 +157,66 @@ def test_t_s6_cancel_in_the_child_of_a_fork_inside_a_callback() -> None:
         sys.stdout.flush()
         if who[0] == "child":
             os._exit(0)
+        """
+    )
+
+
+@pytest.mark.parametrize("transport", [transport.name for transport in TRANSPORTS])
+def test_t_s18_a_child_leaves_its_parents_connections_alone_and_can_stop_its_own(transport: str) -> None:
+    """On the parent's, which rests in the pool that both have, a stop would free nobody before the server speaks."""
+    assert "".join(
+        f"{wire}: b'ok'\nchild: stopped\nparent: b'ok'\n2 connections\n"
+        for wire in ("plain", "TLS", "CONNECT")
+    ) == run(
+        f"""
+        import signal
+        from pathlib import Path
+        import trustme
+        from cancel_token import Cancelled
+        from tests.cancel_token.transports import TRANSPORTS, WIRES
+
+        def child(client, url, told):
+            signal.alarm(20)  # for who is not freed
+            token = CancelToken()
+
+            def stop():
+                os.read(told, 1)
+                token.cancel()
+
+            stopping = threading.Thread(target=stop)
+            stopping.start()
+            try:
+                client.post(url, b"", token)
+            except Cancelled:
+                print("child: stopped")
+            stopping.join()
+
+        def tell(server, teller):
+            server.stalled.get()
+            os.write(teller, b"!")
+
+        def try_wire(server, client):
+            print(client.post(server.url, b"", CancelToken.never()), flush=True)  # or the child prints it, too
+            server.phase = "headers"
+            told, teller = os.pipe()
+            telling = threading.Thread(target=tell, args=(server, teller))
+            telling.start()
+            in_child(lambda: child(client, server.url, told))
+            telling.join()
+            os.close(told)
+            os.close(teller)
+            server.phase = None
+            print("parent:", client.post(server.url, b"", CancelToken.never()))
+            print(server.connections, "connections")
+
+        [transport] = [transport for transport in TRANSPORTS if transport.name == {transport!r}]
+        authority = trustme.CA()
+        certificate = authority.issue_cert("127.0.0.1")
+        with authority.cert_pem.tempfile() as authority_file:
+            for wire in WIRES:
+                if wire.name in ("plain", "TLS", "CONNECT"):  # our proxy keeps no connection but those of CONNECT
+                    print(wire.name, end=": ")
+                    with wire.open(transport, certificate, Path(authority_file)) as way:
+                        try_wire(way.server, way.client)
         """
     )
