@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_core import StateCore
+from markdown_it.token import Token
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.markdown import Markdown
@@ -40,6 +42,34 @@ def _lines(text: str) -> list[str]:
     return [line + "\n" for line in text.split("\n")[:-1]] + text.split("\n")[-1:]
 
 
+def _new_parser() -> MarkdownIt:
+    """A parser of all the Markdown that rich draws. Rich's own takes HTML for markup, and draws nothing of it."""
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+    # A definition `[label]: address` would be drawn nowhere, and blocks that are printed already never hear of it.
+    parser.disable("reference")
+    parser.core.ruler.push("images", _images_to_text)
+    return parser
+
+
+def _images_to_text(state: StateCore) -> None:
+    """Have an image's words and its address where it stands: rich draws it above its paragraph, without address."""
+    for token in state.tokens:
+        for child in token.children or ():
+            if child.type == "image":
+                words, address = child.content, str(child.attrs["src"])
+                child.type, child.tag, child.children = "text", "", None
+                child.content = f"{words} ({address})" if words else address
+
+
+class _Markdown(Markdown):
+    """Rich's Markdown, with every word of the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("")
+        self.markup = text
+        self.parsed: list[Token] = _new_parser().parse(text)
+
+
 class _Lines:
     """Markdown as lines that end where their text ends.
 
@@ -56,7 +86,7 @@ class _Lines:
         self._last = last
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        lines = console.render_lines(Markdown(self._text), options, pad=False)
+        lines = console.render_lines(_Markdown(self._text), options, pad=False)
         if self._last:
             lines = lines[-max(1, console.height - 2) :]
         for line in lines:
@@ -102,7 +132,7 @@ class MarkdownStream:
         self._console = console
         self._clock = clock
         self._draw_again_at = clock()
-        self._parser = MarkdownIt()
+        self._parser = _new_parser()
         self._open = ""  # everything from the start of the last block on
         self._is_code = False  # the last block is a fenced one
         self._live: Live | None = None

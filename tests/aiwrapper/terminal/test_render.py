@@ -1,6 +1,7 @@
 import io
 import itertools
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -43,6 +44,67 @@ def test_markdown_that_arrives_in_pieces_looks_as_if_it_had_come_at_once() -> No
     assert at_once.lines == screen.lines
     assert "Some words here." in screen.lines
     assert any("more code" in line for line in screen.lines)
+
+
+def drawn(whole: str, pieces: Iterable[str]) -> list[str]:
+    """What stands on the screen when the text has come in pieces; the same as if it had come at once."""
+    screens = []
+    for written in (pieces, [whole]):
+        screen = Screen(lines=60)
+        stream = MarkdownStream(screen.console, clock=lambda: 0.0)
+        for piece in written:
+            stream.write(piece)
+        stream.close()
+        screens.append(screen.lines)
+    assert screens[0] == screens[1]
+    return screens[0]
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        ("Use the <div> tag and List<String>.", ["Use the <div> tag and List<String>."]),
+        ("Press <kbd>Ctrl</kbd>.<!-- Really. -->", ["Press <kbd>Ctrl</kbd>.<!-- Really. -->"]),
+        ("<details>hidden</details>\n\nAnd *more*.", ["<details>hidden</details>", "And more."]),
+        ("<script>\none\n\ntwo\n</script>", ["<script> one", "two </script>"]),
+        ("First\n<div>\n\n- <b>one</b>\n", ["First <div>", " • <b>one</b>"]),
+    ],
+)
+def test_what_looks_like_html_is_text(whole: str, shown: list[str]) -> None:
+    assert shown == drawn(whole, whole)
+
+
+@pytest.mark.parametrize(
+    ("whole", "shown"),
+    [
+        (
+            "See ![the *map*](https://example.org/map.png) and go.",
+            "See the *map* (https://example.org/map.png) and go.",
+        ),
+        ("![](https://example.org/map.png)", "https://example.org/map.png"),
+        ("[![map](https://example.org/map.png)](/x)", "map (https://example.org/map.png)"),
+    ],
+)
+def test_an_image_is_its_words_and_its_address_where_it_stands(whole: str, shown: str) -> None:
+    assert [shown] == drawn(whole, whole)
+
+
+def test_the_address_of_a_link_that_is_defined_later_stays() -> None:
+    whole = "Read [the page][1].\n\n[1]: https://example.org/page\n\nThat is all."
+
+    assert [
+        "Read [the page][1].",
+        "[1]: https://example.org/page",
+        "That is all.",
+    ] == drawn(whole, whole)
+
+
+def test_a_table_behind_a_paragraph_and_a_list_behind_code_are_drawn_as_they_grow() -> None:
+    whole = "Rivers\n| a | b |\n|---|---|\n| 1 | 2 |\n\n3. three\n4. four\n\n```\ncode\n```\n\n5. five\n"
+    lines = [line.split() for line in drawn(whole, whole)]
+
+    assert [["Rivers"], ["a", "b"]] == lines[:2]
+    assert [["1", "2"], ["3", "three"], ["4", "four"], ["code"], ["5", "five"]] == lines[3:]
 
 
 def test_an_answer_longer_than_the_screen_is_printed_once() -> None:
@@ -264,6 +326,8 @@ WORDS = st.sampled_from(
         "> ",
         "|a|b|\n",
         "---\n",
+        "<details>\n",
+        "![a](b)",
         "\n",
         "\n\n",
         " ",
