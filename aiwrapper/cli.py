@@ -104,7 +104,10 @@ def _add_model_options(
     parser: argparse.ArgumentParser, tools: Sequence[str] = ("shell", "python", "fetch")
 ) -> None:
     parser.add_argument(
-        "--host", metavar="NAME|URL", help="a host's name (openai, ollama, local, voice, ...) or its base URL"
+        "--host",
+        metavar="NAME|URL",
+        help="a host's name (openai, ollama, local, voice, ...); or its base URL, with the key, if it wants one, in "
+        "the environment variable AIWRAPPER_API_KEY",
     )
     parser.add_argument("--model", metavar="NAME", help="the model to ask; a GGUF file for --host local")
     parser.add_argument(

@@ -53,7 +53,12 @@ def ask(options: argparse.Namespace) -> int:
         if choice.is_voice:
             print(f"aiwrapper: this is {choice.description}", file=sys.stderr)
         view = resources.enter_context(
-            AnswerView(Console(), notes=Console(stderr=True), clock=time.monotonic)
+            AnswerView(
+                Console(),
+                notes=Console(stderr=True),
+                clock=time.monotonic,
+                advice={"authentication": choice.key_advice},
+            )
         )
         tools = toolbox(Asker(Console(stderr=True), view.hands_off))
         agent = ChatAgent(

@@ -49,7 +49,9 @@ def chat(options: argparse.Namespace) -> int:
             chat_id = store.create()
         patience = _Patience()
         log = resources.enter_context(store.open(chat_id, wait=patience))
-        view = resources.enter_context(AnswerView(console, clock=time.monotonic))
+        view = resources.enter_context(
+            AnswerView(console, clock=time.monotonic, advice={"authentication": choice.key_advice})
+        )
         tools = toolbox(Asker(console, view.hands_off))
 
         def agent_from_store() -> ChatAgent:

@@ -21,6 +21,7 @@ from aiwrapper.lang import Lang
 from aiwrapper.local import SAMPLING, LocalModel, find_model
 from aiwrapper.terminal.exit_status import ExitStatus
 from aiwrapper.terminal.model import offer_model
+from aiwrapper.terminal.printing import sentence
 from aiwrapper.terminal.voice import VoiceTransport
 from aiwrapper.transport import Signed, network_error
 from cancel_token import Cancelled, CancelToken
@@ -42,6 +43,8 @@ class Choice:
     lang: Lang
     description: str
     is_voice: bool = field(default=False, kw_only=True)
+    key_advice: str = field(default="", kw_only=True)
+    """Where the key is looked for; empty if none is."""
 
 
 def choose_or_leave(options: argparse.Namespace, resources: ExitStack) -> Choice | int:
@@ -116,7 +119,8 @@ def choose(
         raise NoModel(f"{place.name}: {error}") from error
     if model is None:
         model = _only_model(place, token)
-    return Choice(Lang(model=model, dialect=place.dialect, host=remote), f"{model} at {place.name}")
+    lang = Lang(model=model, dialect=place.dialect, host=remote)
+    return Choice(lang, f"{model} at {place.name}", key_advice=place.key_advice)
 
 
 @frozen
@@ -127,6 +131,16 @@ class _Place:
     base_url: str
     dialect: Dialect = field(kw_only=True)
     api_key: str | None = field(repr=False, kw_only=True)
+    key_variable: str | None = field(kw_only=True)
+
+    @property
+    def key_advice(self) -> str:
+        """Where the key is looked for; empty if none is."""
+        return (
+            f"Its key is looked for in the environment variable {self.key_variable}."
+            if self.key_variable
+            else ""
+        )
 
 
 def host_of(environment: Mapping[str, str]) -> str:
@@ -144,7 +158,9 @@ def host_of(environment: Mapping[str, str]) -> str:
 def _place(host: str, environment: Mapping[str, str]) -> _Place:
     if "://" in host:
         api_key = environment.get(KEY_FOR_URLS) or None
-        return _Place(host, host.rstrip("/"), dialect=OpenAIChat(), api_key=api_key)
+        return _Place(
+            host, host.rstrip("/"), dialect=OpenAIChat(), api_key=api_key, key_variable=KEY_FOR_URLS
+        )
     known = HOSTS.get(host)
     if known is None:
         raise NoModel(f"unknown host {host!r}: give its base URL, or one of local, voice, {', '.join(HOSTS)}")
@@ -154,7 +170,7 @@ def _place(host: str, environment: Mapping[str, str]) -> _Place:
     api_key = environment.get(known.api_key_env) if known.api_key_env else None
     if known.api_key_env and not api_key:
         raise NoModel(f"{host} wants a key: put it into the environment variable {known.api_key_env}")
-    return _Place(host, base_url, dialect=known.dialect, api_key=api_key)
+    return _Place(host, base_url, dialect=known.dialect, api_key=api_key, key_variable=known.api_key_env)
 
 
 def _ollama_url(value: str) -> str:
@@ -194,9 +210,12 @@ def _models(place: _Place, token: CancelToken) -> list[str]:
             raise network_error(error, place.base_url) from error
         if response.status_code != 200:
             said = without_key(place.dialect.error(response.status_code, response.content), place.api_key)
+            wants_key = response.status_code in (401, 403)
+            if wants_key and place.key_advice:
+                said = f"{sentence(said)} {place.key_advice}"
             raise ModelCallError(
                 f"{place.name} was asked which models it has and refused (HTTP {response.status_code}): {said}",
-                kind="authentication" if response.status_code in (401, 403) else "provider",
+                kind="authentication" if wants_key else "provider",
                 status=response.status_code,
             )
         try:

@@ -8,3 +8,8 @@ _DIRECTION_CHARACTERS = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x
 def printable(text: str) -> str:
     """The text without the characters that steer a terminal."""
     return text.translate(_CONTROL_CHARACTERS | _DIRECTION_CHARACTERS)
+
+
+def sentence(text: str) -> str:
+    """The text with the mark at its end that another sentence can follow."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -5,10 +5,10 @@ or answer for the user, so everything from outside passes `printable` first.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, assert_never
 
 from markdown_it import MarkdownIt
@@ -212,9 +212,18 @@ class AnswerView:
         console: where the answer goes: as Markdown on a terminal, as it is into a pipe or a file.
         notes: where everything about it goes; the same by default.
         clock: monotonic seconds.
+        advice: what to do about a run that has failed, by the class of the failure, an `ErrorKind`.
     """
 
-    def __init__(self, console: Console, *, notes: Console | None = None, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        notes: Console | None = None,
+        clock: Callable[[], float],
+        advice: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._advice = advice
         self._console = console
         self._notes = console if notes is None else notes
         self._clock = clock
@@ -291,9 +300,11 @@ class AnswerView:
                 self._pause()
                 why = f": {printable(message)}" if message and reason != "signal" else ""
                 self._notes.print(Text(f"■ stopped{why}", style="yellow"))
-            case log.RunFailed(message=message):
+            case log.RunFailed(error=kind, message=message):
                 self._pause()
                 self._notes.print(Text(f"✗ {printable(message)}", style="red"))
+                if advice := self._advice.get(kind):
+                    self._notes.print(Text(advice, style="yellow"))
             case log.RunFinished() | log.TurnFinished():
                 self._pause()
             case (

@@ -71,6 +71,13 @@ def test_json_is_the_log_line_by_line(provider: FakeProvider, tmp_path: Path) ->
     assert "Once upon a time there was a river." == answer.text
 
 
+def test_a_missing_key_is_said_with_where_to_put_it(provider: FakeProvider, tmp_path: Path) -> None:
+    done = ask(provider, tmp_path, "Hello", AIWRAPPER_API_KEY="")
+
+    assert done.returncode == 1
+    assert "environment variable AIWRAPPER_API_KEY" in " ".join(done.stderr.split())
+
+
 def test_a_stop_keeps_what_was_said_and_exits_with_130(provider: FakeProvider, tmp_path: Path) -> None:
     provider.add(STORY)
     with (

@@ -127,6 +127,18 @@ def test_a_wrong_key_is_said_when_the_models_are_asked_for(server: LocalModel, r
     assert "sk-wrong-key-1234567890" not in str(caught.value)
 
 
+def test_a_host_that_wants_a_key_is_told_with_where_to_put_it(
+    server: LocalModel, resources: ExitStack
+) -> None:
+    with pytest.raises(ModelCallError, match="environment variable AIWRAPPER_API_KEY") as caught:
+        chosen(resources, server.base_url)
+
+    assert ".." not in str(caught.value)
+    assert "AIWRAPPER_API_KEY" in chosen(resources, server.base_url, "m").key_advice
+    assert "GROQ_API_KEY" in chosen(resources, "groq", "m", {"GROQ_API_KEY": "gsk"}).key_advice
+    assert chosen(resources, "ollama", "m").key_advice == ""
+
+
 def test_a_host_that_repeats_the_key_when_asked_for_models_is_not_quoted_with_it(
     resources: ExitStack,
 ) -> None:

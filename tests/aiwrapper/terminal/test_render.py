@@ -244,6 +244,15 @@ def test_a_tool_is_shown_as_it_runs_and_with_what_became_of_it() -> None:
     assert ["✗ shell was stopped while it ran first (+2 lines)"] == screen.lines[1:]
 
 
+def test_a_failure_is_shown_with_what_to_do_about_its_kind() -> None:
+    screen = Screen()
+    with AnswerView(screen.console, clock=lambda: 0.0, advice={"authentication": "Look there."}) as view:
+        view.show(log.RunFailed("r", error="authentication", message="no key"))
+        view.show(log.RunFailed("r", error="network", message="no net"))
+
+    assert ["✗ no key", "Look there.", "✗ no net"] == screen.lines
+
+
 def test_a_stopped_answer_keeps_its_text_and_says_that_it_was_stopped() -> None:
     screen = Screen()
     with view_on(screen.console) as view:
