@@ -1,6 +1,7 @@
 """`aiwrapper chat`: a conversation in the terminal. Ctrl-C stops an answer; the next message goes on from it."""
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +31,9 @@ from cancel_token.signals import cancel_on_sigint
 HELP = """\
 Ctrl-C while it answers stops the answer; what was said stays.
 /continue lets it go on, /help shows this, /quit leaves (or Ctrl-D, or Ctrl-C twice)."""
+
+_COMMAND = re.compile(r"/\w[\w-]*(?=\s|$)")
+"""What begins a line that is meant for us: a path has another slash, and is said to the model."""
 
 
 def chat(options: argparse.Namespace) -> int:
@@ -138,6 +142,10 @@ class _Chat:
                 self._console.print(Text("Nothing has been said yet.", style="yellow"))
             case "/continue":
                 self._answer(lambda token: self._agent.continue_(token=token, subscribers=self._subscribers))
+            case _ if _COMMAND.match(said):
+                self._console.print(
+                    Text(f"unknown command {said[:60]!r}: /help alone shows what there is", style="yellow")
+                )
             case _:
                 self._answer(lambda token: self._agent.run(said, token=token, subscribers=self._subscribers))
 

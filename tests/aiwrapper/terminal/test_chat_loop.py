@@ -95,6 +95,31 @@ def test_a_ctrl_c_for_an_answer_that_has_just_ended_is_one_at_the_prompt(times: 
     assert out.getvalue().count("Once more") == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "is_sent"),
+    [
+        ("/exit", False),
+        ("/nonsense with words", False),
+        ("/help me", False),
+        ("/etc/passwd is what?", True),
+        ("/ is the root?", True),
+        ("What is /exit?", True),
+    ],
+)
+def test_a_command_that_there_is_not_is_said_to_the_person_and_not_to_the_model(
+    said: str, *, is_sent: bool
+) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    with FakeProvider("openai_chat") as provider, AnswerView(console, clock=lambda: 0.0) as view:
+        lang = Lang.openai_like(base_url=provider.base_url, model=provider.model, api_key=provider.api_key)
+        lines = iter([said, "/quit"])
+        _Chat(lambda: ChatAgent(lang), _Patience(), console, view).run(lambda: next(lines))
+
+    assert is_sent == bool(provider.requests)
+    assert is_sent != (f"unknown command {said!r}: /help" in out.getvalue())
+
+
 class Struck(_Chat):
     """A Ctrl-C comes when the first answer has ended."""
 
