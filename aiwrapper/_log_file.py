@@ -74,7 +74,7 @@ class Batch:
 
 @frozen
 class Heading:
-    """What a list shows of a conversation: the bodies of its latest entries with these headings."""
+    """What a list shows of a conversation: the bodies of its latest title and of what the user said first."""
 
     id: str
     updated_at: float
@@ -232,7 +232,7 @@ class LogFile:
                 (select body from entry where conversation = c.number and heading = 'titled'
                  order by number desc limit 1),
                 (select body from entry where conversation = c.number and heading = 'user_message'
-                 order by number desc limit 1)
+                 order by number limit 1)
             from conversation as c
             where not exists (select 1 from entry where conversation = c.number and heading = 'deleted')
             order by updated_at desc, c.number desc

@@ -57,7 +57,7 @@ class ConversationSummary:
         id: for `open`, `load` and `entries`.
         title: the last one given, if one was.
         updated_at: when it was last written, in wall-clock seconds since the epoch.
-        preview: the beginning of what the user said last, on one line; empty if nothing was said.
+        preview: the beginning of what the user said first, on one line; empty if nothing was said.
     """
 
     id: str

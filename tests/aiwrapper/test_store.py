@@ -156,12 +156,12 @@ def test_an_unknown_conversation_is_said_at_once(store: Store, use: Callable[[St
         use(store, "nobody")
 
 
-def test_the_list_shows_the_latest_title_and_words_and_the_last_written_first(store: Store) -> None:
+def test_the_list_shows_the_latest_title_and_the_first_words_and_the_last_written_first(store: Store) -> None:
     older, newer, silent = store.create("First"), store.create(), store.create()
     with store.open(newer) as log:
         log.append(UserMessageAdded("u1", (Text("look\n at "), Image("image/png", "AA==")), at=1.0))
     with store.open(older) as log:
-        append_all(log, [said(1, "one"), Titled("Second"), said(2, "word " * 40)])
+        append_all(log, [said(1, "word " * 40), Titled("Second"), said(2, "two")])
         log.append(UserMessageAdded("u3", (Text("go on"),), synthetic=True))
 
     first, second, third = store.list()

@@ -32,6 +32,17 @@ def test_conversations_are_listed_the_last_one_first(path: Path, capsys: pytest.
     assert "--continue" in hint
 
 
+def test_a_conversation_is_about_what_was_said_first(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Store(path) as store:
+        chat_id = say(store, "About rivers")
+        with store.open(chat_id) as log:
+            log.append(UserMessageAdded("v", (Text("Thank you"),), parent_id="u"))
+
+    assert 0 == list_chats(path)
+    _, listed, _ = capsys.readouterr().out.splitlines()
+    assert listed.endswith("About rivers")
+
+
 def test_without_conversations_it_says_how_to_begin_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
