@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import Final
 
 from prompt_toolkit import PromptSession
 from rich.console import Console
@@ -23,7 +24,7 @@ from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, advise, command, find_
 from aiwrapper.terminal.choose import choose_or_leave
 from aiwrapper.terminal.keyboard import Asker, echo, forget_what_was_typed
 from aiwrapper.terminal.printing import printable
-from aiwrapper.terminal.render import AnswerView
+from aiwrapper.terminal.render import AnswerView, call_line, result_line
 from aiwrapper.toolbox import toolbox
 from cancel_token import CancelToken
 from cancel_token.signals import cancel_on_sigint
@@ -209,19 +210,33 @@ class _Pipe:
         return line
 
 
+_STOPPED: Final = Text("■ stopped", style="yellow")
+_STOPPED_OUTCOMES: Final = frozenset({"interrupted_running", "not_started"})
+_NEVER_BEGUN: Final = frozenset({"not_started", "unknown_tool", "invalid_arguments"})
+
+
 def _show_conversation(console: Console, conversation: Conversation) -> None:
-    """Print what was said before."""
+    """Print what was said before, and what was done, with the marks that it had while it was."""
+    asked: AssistantMessage | None = None
     for message in conversation.messages:
         match message:
             case UserMessage():
                 said = "".join(part.text for part in message.parts if isinstance(part, TextPart))
                 console.print(Text(f"you> {printable(said)}", style="dim"))
             case AssistantMessage():
+                asked = message
                 if message.text:
                     console.print(Text(printable(message.text), style="dim"))
-                if message.stopped:
-                    console.print(Text("■ stopped", style="yellow"))
+                if message.stopped and not message.calls:
+                    console.print(_STOPPED)
             case ToolMessage():
-                console.print(Text(f"[{len(message.results)} tool results]", style="dim"))
+                assert asked is not None  # a conversation that is valid (C1)
+                for call, result in zip(asked.calls, message.results, strict=True):
+                    if result.outcome not in _NEVER_BEGUN:
+                        console.print(call_line(call.name, call.arguments))
+                    words = "" if result.outcome in _STOPPED_OUTCOMES else result.content
+                    console.print(result_line(call.name, result.outcome, words))
+                if asked.stopped or any(result.outcome in _STOPPED_OUTCOMES for result in message.results):
+                    console.print(_STOPPED)
     if isinstance(conversation.head, UserMessage | ToolMessage):
         console.print(Text("■ not answered: /continue asks for the answer", style="yellow"))

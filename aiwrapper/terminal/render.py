@@ -37,6 +37,21 @@ STATUS_WORDS: dict[ToolOutcome, str] = {
 }
 
 
+def call_line(name: str, arguments: str) -> Text:
+    """A call of a tool, as its run begins."""
+    return Text.assemble(("▶ ", "cyan"), (printable(name), "bold cyan"), (f" {printable(arguments)}", "cyan"))
+
+
+def result_line(name: str, outcome: ToolOutcome, content: str) -> Text:
+    """What became of a call, with the beginning of its result."""
+    first, _, rest = printable(content).strip().partition("\n")
+    more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
+    mark, style = ("✓", "green") if outcome == "returned" else ("✗", "yellow")
+    return Text.assemble(
+        (f"{mark} {printable(name)} {STATUS_WORDS[outcome]}", style), (f" {first[:200]}{more}", "dim")
+    )
+
+
 def _lines(text: str) -> list[str]:
     """The lines with their ends, as the Markdown parser counts them: Python's `splitlines` sees more of them."""
     return [line + "\n" for line in text.split("\n")[:-1]] + text.split("\n")[-1:]
@@ -285,17 +300,16 @@ class AnswerView:
                     Spinner("dots", Text(f"The model writes a call of {printable(name)}.", style="dim"))
                 )
             case log.ToolCallReady(turn=turn, index=index, name=name, arguments=arguments):
-                self._calls[turn, index] = (printable(name), printable(arguments))
+                self._calls[turn, index] = (name, arguments)
             case log.ToolStarted(turn=turn, index=index):
                 self._pause()
                 name, arguments = self._calls.get((turn, index), ("tool", ""))
-                self._notes.print(
-                    Text.assemble(("▶ ", "cyan"), (name, "bold cyan"), (f" {arguments}", "cyan"))
-                )
-                self._wait_with(Spinner("dots", Text(f"{name} runs. Ctrl-C stops.", style="dim")))
+                self._notes.print(call_line(name, arguments))
+                self._wait_with(Spinner("dots", Text(f"{printable(name)} runs. Ctrl-C stops.", style="dim")))
             case log.ToolFinished(turn=turn, index=index, outcome=outcome, content=content):
                 self._pause()
-                self._show_result(self._calls.get((turn, index), ("tool", ""))[0], outcome, content)
+                name, _ = self._calls.get((turn, index), ("tool", ""))
+                self._notes.print(result_line(name, outcome, content))
             case log.RunStopped(reason=reason, message=message):
                 self._pause()
                 why = f": {printable(message)}" if message and reason != "signal" else ""
@@ -344,15 +358,6 @@ class AnswerView:
         if self._text is None:
             self._text = MarkdownStream(self._console, clock=self._clock)
         self._text.write(text)
-
-    def _show_result(self, name: str, outcome: ToolOutcome, content: str) -> None:
-        first, _, rest = printable(content).strip().partition("\n")
-        more = f" (+{rest.count(chr(10)) + 1} lines)" if rest else ""
-        mark, style = ("✓", "green") if outcome == "returned" else ("✗", "yellow")
-        self._notes.print(
-            Text(f"{mark} {name} {STATUS_WORDS[outcome]}", style=style),
-            Text(f"{first[:200]}{more}", style="dim"),
-        )
 
     def _end_reasoning(self) -> None:
         if self._reasoning:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aiwrapper import ChatAgent, Lang, RunResult, settle
+from aiwrapper import ChatAgent, Conversation, Lang, RunResult, settle, tool
 from aiwrapper.store import Store
-from aiwrapper.terminal.chat import _Chat, _Patience
+from aiwrapper.terminal.chat import _Chat, _Patience, _show_conversation
 from aiwrapper.terminal.render import AnswerView
-from aiwrapper.testing import FakeProvider
+from aiwrapper.testing import Call, FakeProvider, Say, Turn
 from cancel_token import CancelToken
 
 
@@ -118,6 +118,61 @@ def test_a_command_that_there_is_not_is_said_to_the_person_and_not_to_the_model(
 
     assert is_sent == bool(provider.requests)
     assert is_sent != (f"unknown command {said!r}: /help" in out.getvalue())
+
+
+def transcript(conversation: Conversation) -> list[str]:
+    out = io.StringIO()
+    _show_conversation(Console(file=out, width=200), conversation)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_what_tools_have_done_is_printed_again_as_it_was_while_they_ran() -> None:
+    @tool
+    def look(place: str) -> str:
+        """Look."""
+        return f"{place} is\x1b[2J fine"
+
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    with FakeProvider("openai_chat") as provider, AnswerView(console, clock=lambda: 0.0) as view:
+        lang = Lang.openai_like(base_url=provider.base_url, model=provider.model, api_key=provider.api_key)
+        calls = Call("look", ('{"place": "Rome"}',)), Call("look", ("{}",)), Call("find", ("{}",))
+        provider.add(Turn(calls), Turn((Say(("All is well.",)),)))
+        chat = _Chat(lambda: ChatAgent(lang, [look]), _Patience(), console, view)
+        lines = iter(["Look around", "/quit"])
+        chat.run(lambda: next(lines))
+        ran = [line.rstrip() for line in out.getvalue().splitlines()]
+
+    shown = transcript(chat.conversation)
+    assert "you> Look around" == shown[0]
+    assert '▶ look {"place": "Rome"}' in shown
+    assert "✓ look done Rome is[2J fine" in shown
+    assert sorted(ran) == sorted(shown[1:])
+
+
+def test_a_tool_that_was_stopped_is_printed_again_with_the_stop() -> None:
+    stop_button = CancelToken()
+
+    @tool
+    def sleep(*, token: CancelToken) -> str:
+        """Sleep until it is stopped."""
+        stop_button.cancel()
+        token.check()
+        return "Good morning"
+
+    with FakeProvider("openai_chat") as provider:
+        lang = Lang.openai_like(base_url=provider.base_url, model=provider.model, api_key=provider.api_key)
+        provider.add(Turn((Call("sleep", ("{}",)),)))
+        agent = ChatAgent(lang, [sleep])
+        agent.run("Sleep", token=stop_button)
+
+    assert [
+        "you> Sleep",
+        "▶ sleep {}",
+        "✗ sleep was stopped while it ran",
+        "■ stopped",
+        "■ not answered: /continue asks for the answer",
+    ] == transcript(agent.conversation)
 
 
 class Struck(_Chat):
