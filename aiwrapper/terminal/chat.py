@@ -20,7 +20,7 @@ from aiwrapper._core.messages import Text as TextPart
 from aiwrapper._run import RunResult
 from aiwrapper.agents import ChatAgent
 from aiwrapper.store import Store
-from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, advise, command, find_chat, store_path
+from aiwrapper.terminal.chats import SHOWN_ID_CHARACTERS, advise, check_store, command, find_chat, store_path
 from aiwrapper.terminal.choose import choose_or_leave
 from aiwrapper.terminal.keyboard import Asker, echo, forget_what_was_typed
 from aiwrapper.terminal.printing import printable
@@ -44,6 +44,8 @@ def chat(options: argparse.Namespace) -> int:
         0; 130 if the chat was stopped before it began.
     """
     console = Console()
+    if options.resume is not None:
+        check_store(options.resume, options.store)
     with ExitStack() as resources:
         store = resources.enter_context(Store(store_path(options.store)))
         chat_id = None if options.resume is None else find_chat(store, options.resume, options.store).id

@@ -50,16 +50,30 @@ def find_chat(store: Store, beginning: str, given: Path | None) -> ConversationS
     """
     found = [summary for summary in _begun(store) if summary.id.startswith(beginning)]
     if not found:
-        raise AiwrapperError(
-            f"no conversation has an id that begins with {beginning!r}: see `{command('chats', given)}`"
-            if beginning
-            else f"there is no conversation yet: begin one with `{command('chat', given)}`"
-        )
+        raise _no_chat(beginning, given)
     if beginning and len(found) > 1:
         raise AiwrapperError(
             f"{len(found)} conversations have ids that begin with {beginning!r}: give more of it"
         )
     return found[0]
+
+
+def check_store(beginning: str, given: Path | None) -> None:
+    """Make sure that there is a store in which a conversation can be found: opening one makes it.
+
+    Raises:
+        AiwrapperError: there is none, and so no conversation.
+    """
+    if not store_path(given).exists():
+        raise _no_chat(beginning, given)
+
+
+def _no_chat(beginning: str, given: Path | None) -> AiwrapperError:
+    return AiwrapperError(
+        f"no conversation has an id that begins with {beginning!r}: see `{command('chats', given)}`"
+        if beginning
+        else f"there is no conversation yet: begin one with `{command('chat', given)}`"
+    )
 
 
 def _begun(store: Store) -> list[ConversationSummary]:
@@ -69,8 +83,11 @@ def _begun(store: Store) -> list[ConversationSummary]:
 
 def list_chats(given: Path | None) -> int:
     """Print the conversations, the one written last first."""
-    with Store(store_path(given)) as store:
-        summaries = _begun(store)
+    path = store_path(given)
+    summaries: list[ConversationSummary] = []
+    if path.exists():  # opening a store makes it
+        with Store(path) as store:
+            summaries = _begun(store)
     console = Console()
     if not summaries:
         advise(console, f"No conversations yet. Begin one with: {command('chat', given)}")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from aiwrapper import AiwrapperError, Text, UserMessageAdded
+from aiwrapper.cli import main
 from aiwrapper.store import Store
 from aiwrapper.terminal.chats import command, find_chat, list_chats, store_path
 
@@ -50,6 +51,17 @@ def test_without_conversations_it_says_how_to_begin_one(
 
     assert 0 == list_chats(None)
     assert "No conversations yet. Begin one with: aiwrapper chat\n" == capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["chats"], ["chat", "--continue"], ["chat", "--continue", "0a"]])
+def test_who_only_looks_for_conversations_makes_no_store(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--store", str(tmp_path / "deep" / "none.db"), *arguments])
+    printed = capsys.readouterr()
+
+    assert [] == list(tmp_path.iterdir())
+    assert "no conversation" in (printed.out + printed.err).lower()
 
 
 def test_what_it_tells_to_type_leads_to_the_same_store_and_can_be_copied(
