@@ -23,7 +23,7 @@ from rich.text import Text
 
 from aiwrapper._core import log
 from aiwrapper._core.messages import ToolOutcome
-from aiwrapper.terminal.printing import printable
+from aiwrapper.terminal.printing import printable, sentence
 
 STATUS_WORDS: dict[ToolOutcome, str] = {
     "returned": "done",
@@ -212,7 +212,7 @@ class Countdown:
 
     def __rich__(self) -> Text:
         left = max(0, ceil(self._until - self._clock()))
-        return Text(f"{self._error.rstrip('.')}. Trying again in {left} s. Ctrl-C stops.", style="yellow")
+        return Text(f"{sentence(self._error)} Trying again in {left} s. Ctrl-C stops.", style="yellow")
 
 
 class AnswerView:

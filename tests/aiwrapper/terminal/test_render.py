@@ -279,10 +279,18 @@ def test_the_wait_before_another_attempt_counts_down() -> None:
     assert "The host is overloaded. Trying again in 0 s. Ctrl-C stops." == countdown.__rich__().plain
 
 
-def test_what_failed_and_when_it_is_tried_again_are_two_sentences() -> None:
-    shown = Countdown("the host was not found: check the network", 1.0, lambda: 0.0).__rich__().plain
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        ("the host was not found: check the network", "the host was not found: check the network."),
+        ("nothing answers: is the port right?", "nothing answers: is the port right?"),
+        ("it is overloaded.", "it is overloaded."),
+    ],
+)
+def test_what_failed_and_when_it_is_tried_again_are_two_sentences(error: str, shown: str) -> None:
+    countdown = Countdown(error, 1.0, lambda: 0.0).__rich__().plain
 
-    assert "the host was not found: check the network. Trying again in 1 s. Ctrl-C stops." == shown
+    assert f"{shown} Trying again in 1 s. Ctrl-C stops." == countdown
 
 
 def test_the_wait_before_another_attempt_is_shown_and_goes_away() -> None:
