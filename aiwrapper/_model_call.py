@@ -327,7 +327,7 @@ class ModelCall:
             case _:
                 kind, said = "bad_request", f"{host} refused the request: {words}"
         error = ModelCallError(
-            f"{said} (HTTP {status})",
+            said if f"HTTP {status}" in said else f"{said} (HTTP {status})",
             kind=kind,
             status=status,
             retry_after_seconds=_retry_after_seconds(answer.headers, self.now()),

@@ -99,8 +99,8 @@ def stream_error(error: Any) -> ModelCallError:  # Any: as above
     return ModelCallError(f"the provider reported: {message}", kind=kinds[0] if kinds else "provider")
 
 
-def response_error(status: int, body: bytes) -> str:
-    """The provider's words in the body of an error response; never empty."""
+def response_error(body: bytes) -> str:
+    """The provider's words in the body of an error response; never empty, and without its status, which others add."""
     try:
         message = error_message(msgspec.json.decode(body))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -108,7 +108,7 @@ def response_error(status: int, body: bytes) -> str:
     if not message:
         text = body.decode("utf-8", "replace").strip()
         message = "" if text.startswith("<") else text  # a proxy's page of HTML says nothing to a person
-    return message[:2_000] or f"HTTP status {status} without words"
+    return message[:2_000] or "it gave no reason"
 
 
 def json_object(text: str, what: str) -> dict[str, Any]:  # Any: JSON for somebody else

@@ -114,7 +114,7 @@ class Anthropic:
 
     def error(self, status: int, body: bytes, /) -> str:
         """The provider's words in the body of an error response; never empty."""
-        return response_error(status, body)
+        return response_error(body)
 
 
 def _thinking(options: Options, asked: object) -> JsonObject | None:

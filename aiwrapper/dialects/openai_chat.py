@@ -146,7 +146,7 @@ class OpenAIChat:
 
     def error(self, status: int, body: bytes, /) -> str:
         """The provider's words in the body of an error response; never empty."""
-        return response_error(status, body)
+        return response_error(body)
 
 
 def _user_content(turn: UserTurn) -> str | list[dict[str, Any]]:  # Any: JSON

@@ -428,6 +428,13 @@ def test_each_bad_answer_is_one_clear_error(
     assert "\n" not in str(error)
 
 
+@pytest.mark.parametrize("body", [b"", b'{"error": {"message": "HTTP 404"}}'])
+def test_the_status_is_said_once(body: bytes) -> None:
+    call, _ = played(Recording((body,), status=404))
+
+    assert str(refused(call)).count("404") == 1
+
+
 def test_of_a_host_that_has_very_much_to_say_a_paragraph_is_quoted(http: HttpTransport) -> None:
     with FakeProvider("openai_chat", [HttpError(400, message="no and " * 20_000)]) as fake:
         error = refused(calling(fake.base_url, http))
