@@ -317,6 +317,8 @@ class ModelCall:
                 kind, said = "overloaded", f"{host} cannot answer right now: {words}"
             case _ if status < 300:
                 media_type = answer.headers.get("content-type", "no content type")
+                if "html" in media_type:  # its words are for a browser
+                    words = "check the base URL; a login page or a proxy may have answered"
                 kind, said = (
                     "protocol",
                     f"{host} answered with {media_type} and not with a stream of events: {words}",

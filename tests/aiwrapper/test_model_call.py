@@ -406,7 +406,7 @@ def test_a_line_that_breaks_after_the_whole_turn_does_not_take_it_back(http: Htt
         (
             Raw(b"<html><h1>Welcome to the hotel</h1></html>", content_type="text/html"),
             "protocol",
-            "text/html",
+            "text/html and not with a stream of events: check the base URL; a login page or a proxy",
         ),
         (Raw(b'{"choices": []}', content_type="application/json"), "protocol", "application/json"),
         (Raw(b"what is this\n\nno events\n\n"), "protocol", "no stream"),
