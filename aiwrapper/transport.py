@@ -5,6 +5,7 @@ HTTP client: whatever has `open` will do. Everything else about asking a model, 
 decided once, in `_model_call.py`, and is the same for all of them.
 """
 
+import http.client
 import io
 import ipaddress
 import socket
@@ -248,6 +249,8 @@ def network_error(error: BaseException, url: str) -> ModelCallError:
                 said = f"{where} did not answer in time"
             case ConnectionResetError() | BrokenPipeError():
                 said = f"the connection to {where} was cut"
+            case http.client.IncompleteRead():
+                said = f"the connection to {where} ended before the answer was whole"
             case _:
                 continue
         return ModelCallError(said, kind="network")

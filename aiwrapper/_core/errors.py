@@ -25,7 +25,8 @@ class AiwrapperError(Exception):
 class ModelCallError(AiwrapperError):
     """A model could not be asked, or did not answer as its dialect promises.
 
-    At the level of `ChatAgent` it is a run that `failed`; `Lang.ask` raises it.
+    At the level of `ChatAgent` it is a run that `failed`, after which `continue_()` goes on from what was said;
+    `Lang.ask` raises it.
 
     Args:
         message: for people, with what to do; never holds a key.

@@ -33,6 +33,10 @@ HELP = """\
 Ctrl-C while it answers stops the answer; what was said stays.
 /continue lets it go on, /help shows this, /quit leaves (or Ctrl-D, or Ctrl-C twice)."""
 
+_GO_ON = "/continue tries again, and goes on from what was said."
+_ADVICE: Final = {"network": _GO_ON, "overloaded": _GO_ON, "provider": _GO_ON, "rate_limit": _GO_ON}
+"""What to do about a failure that may be none the next time, by its class."""
+
 _COMMAND = re.compile(r"/\w[\w-]*(?=\s|$)")
 """What begins a line that is meant for us: a path has another slash, and is said to the model."""
 
@@ -57,7 +61,7 @@ def chat(options: argparse.Namespace) -> int:
         patience = _Patience()
         log = resources.enter_context(store.open(chat_id, wait=patience))
         view = resources.enter_context(
-            AnswerView(console, clock=time.monotonic, advice={"authentication": choice.key_advice})
+            AnswerView(console, clock=time.monotonic, advice=_ADVICE | {"authentication": choice.key_advice})
         )
         tools = toolbox(Asker(console, view.hands_off))
 

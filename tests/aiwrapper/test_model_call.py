@@ -413,8 +413,12 @@ def test_a_line_that_breaks_after_the_whole_turn_does_not_take_it_back(http: Htt
         (Raw(b'data: {"choices": [{"delta": {"cont\n\n'), "protocol", ""),
         (Turn((Say(("Hel", "lo")),), finish="missing"), "network", ""),
         (Turn((Say(("Hel",)),), error="server"), "provider", ""),
-        (Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(400))), "network", ""),
-        (Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(400, "fin"))), "network", ""),
+        (Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(400))), "network", "was cut"),
+        (
+            Turn((Say(("Hel", "lo")),), delivery=Delivery(cut=Cut(400, "fin"))),
+            "network",
+            "ended before the answer was whole",
+        ),
     ],
 )
 def test_each_bad_answer_is_one_clear_error(

@@ -212,12 +212,12 @@ def test_ctrl_c_ends_a_tool_s_child_process(provider: FakeProvider, tmp_path: Pa
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (HttpError(401), "key"),
+        (HttpError(401), "AIWRAPPER_API_KEY"),
         (HttpError(404), "fake-model"),
         (Raw(b"<html>Welcome</html>", content_type="text/html"), "HTTP 200"),
         (Raw(b'data: {"choices": [{"delta": {"content": "Hal\n\n'), "truncated"),
         (Turn((Say(("Half an ans",)),), error="server"), "server"),
-        (Turn((Say(("Half an ans", "wer and more")),), finish="missing"), "end"),
+        (Turn((Say(("Half an ans", "wer and more")),), finish="missing"), "/continue tries again"),
     ],
     ids=["wrong key", "unknown model", "no stream", "half JSON", "error in mid-stream", "no end"],
 )
