@@ -34,6 +34,10 @@ from cancel_token import Cancelled, CancelToken
 LINGER_SECONDS: Final = 0.2
 """How long the end of a body is waited for when the turn is whole. Chosen by hand: a long round trip."""
 
+_MIN_SECRET_CHARACTERS: Final = 8
+"""A shorter key, such as the `x` that is given to a host which wants none, is no secret, and is part of our own words:
+"does it spea[the key] https?" Chosen by hand: we know of no host whose keys are so short."""
+
 _MAX_WORDS: Final = 500
 """How many characters of a host's own words are quoted. Chosen by hand: a paragraph."""
 
@@ -366,7 +370,9 @@ def _without_key(error: ModelCallError, key: str | None) -> ModelCallError:
 
 def without_key(text: str, key: str | None) -> str:
     """A host's words with the key blacked out: some repeat a wrong one in full."""
-    return text.replace(key, "[the key]") if key else text
+    if key is None or len(key) < _MIN_SECRET_CHARACTERS:
+        return text
+    return text.replace(key, "[the key]")
 
 
 def _with_text(error: ModelCallError, text: str) -> ModelCallError:

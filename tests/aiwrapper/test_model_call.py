@@ -476,6 +476,13 @@ def test_a_wrong_key_is_in_no_error(http: HttpTransport) -> None:
     assert wrong not in repr(echoed)
 
 
+def test_a_key_too_short_for_a_secret_leaves_the_words_as_they_are(http: HttpTransport) -> None:
+    with FakeProvider("openai_chat") as fake:
+        error = refused(calling(fake.base_url, http, key="k"))
+
+    assert "does not accept the API key" in str(error)
+
+
 def test_a_host_that_repeats_the_key_in_mid_stream_is_not_quoted_with_it() -> None:
     body = b'data: {"error": {"message": "bad key ' + KEY.encode() + b'"}}\n\n'
     call, _ = played(Recording((body,)))
