@@ -126,6 +126,8 @@ def explore(
     """
     backends: Sequence[Backend] = (backend,) if isinstance(backend, str) else backend
     for each in backends:
+        if each not in AT:
+            raise ValueError(f"there is no backend {each!r}, only {', '.join(AT)}")
         for kind in at or ():
             if kind not in (*AT[each], *(AT["sync"] if each == "line" else ()), "deadline"):
                 raise ValueError(f"the {each!r} backend has no points of kind {kind!r}")

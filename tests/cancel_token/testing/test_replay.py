@@ -91,3 +91,9 @@ def test_arguments_that_do_not_go_together_are_refused() -> None:
         explore(Box, three_checks, anything_goes, at=["line"])
     with pytest.raises(ValueError, match="depth"):
         explore(Box, three_checks, anything_goes, depth=3)
+
+
+def test_a_backend_that_there_is_not_is_refused_with_the_names_of_those_that_there_are() -> None:
+    for at in (None, ["check"]):
+        with pytest.raises(ValueError, match="no backend 'threads', only sync, line, trio, asyncio"):
+            explore(Box, three_checks, anything_goes, backend="threads", at=at)  # type: ignore[arg-type]  # meant
