@@ -106,8 +106,9 @@ def explore(
         make: Makes the subject, fresh for every attempt. If that is a context manager it is entered, and
             leaving it is the teardown.
         run: The work. May return, raise, or start threads and tasks.
-        check: The oracle. Raises AssertionError, best a `Violation`, for what must not be. It sees the subject
-            before the teardown; an attempt that hung is a failure without being shown to it.
+        check: The oracle. Raises AssertionError, best a `Violation`, for what must not be, and returns nothing: what
+            it returns is an error, since a False would be lost. It sees the subject before the teardown; an attempt
+            that hung is a failure without being shown to it.
         backend: `"sync"`: blocking code; who comes to the point calls `cancel()`. `"line"`: the same code, but a
             second thread does, while the first is frozen before a line. `"trio"`, `"asyncio"`: in a loop. Or several.
         at: Kinds of points to cancel at; by default all that the backend has. `"deadline"` tries each of the token's

@@ -192,6 +192,7 @@ class Trial(Generic[S]):
         scenario, runtime = self.scenario, self._runtime
         doing = "make"
         outcome: Outcome | None = None
+        refused = ""
         subject: Any = None
         try:
             async with AsyncExitStack() as stack:
@@ -210,14 +211,14 @@ class Trial(Generic[S]):
                 doing = "run"
                 outcome = await self._run(subject)
                 doing = "check"
-                await self._judge(subject, outcome)
+                refused = await self._judge(subject, outcome)
                 doing = "teardown"
         except (KeyboardInterrupt, NeedsLoop, Stuck):
             raise
         except BaseException as error:
             return f"{doing} raised {error!r}", None
         else:
-            return "", attrs.evolve(outcome, value=None, exception=None)
+            return refused, attrs.evolve(outcome, value=None, exception=None)
         finally:
             # The traceback of what the work raised leads back to this frame: without this, a cycle would keep
             # the subject, and whatever the work held open, until the next run of the garbage collector.
@@ -261,13 +262,15 @@ class Trial(Generic[S]):
         finally:
             del outcome  # for the reason given in _live()
 
-    async def _judge(self, subject: S, outcome: Outcome) -> None:
+    async def _judge(self, subject: S, outcome: Outcome) -> str:
+        """Find what does not hold; says why the oracle is none, or nothing."""
+        refused = ""
         if self.recording.cancel_error is not None:
             self.breaches.append(Breach("cancel raised", repr(self.recording.cancel_error)))
             self.recording.cancel_error = None  # its traceback holds the subject
         if outcome.kind == "hung":  # whatever the oracle thinks of it; its subject is in the middle of things
             self.breaches.append(Breach("hung"))
-            return
+            return ""
         limits, after = self.scenario.limits, outcome.after  # nothing, where nothing was cancelled
         for unit, took, limit in (
             ("points", after.points, limits.points),
@@ -277,7 +280,12 @@ class Trial(Generic[S]):
             if limit is not None and took > limit:
                 self.breaches.append(Breach("latency", f"went on for {took} {unit}, allowed are {limit}"))
         try:
-            await self._runtime.finish(self.scenario.check(subject, outcome))
+            answer = await self._runtime.finish(self.scenario.check(subject, outcome))
+            if answer is not None:  # a word that nobody hears is taken for a pass
+                refused = (
+                    f"check returned {answer!r:.80}: "
+                    "it must return nothing, and raise AssertionError, as `assert` does"
+                )
         except AssertionError as error:
             self.breaches.append(Breach.of(error))
         if self.scenario.restart is not None:
@@ -287,6 +295,7 @@ class Trial(Generic[S]):
                 raise
             except BaseException as error:
                 self.breaches.append(Breach("restart", f"raised {error!r}"))
+        return refused
 
     # What happens at a point
 

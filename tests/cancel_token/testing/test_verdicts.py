@@ -42,6 +42,27 @@ def test_a_broken_oracle_is_an_error_and_no_failure() -> None:
     assert "check raised KeyError" in str(report)
 
 
+def test_an_oracle_that_answers_instead_of_raising_is_an_error() -> None:
+    def unheard(box: Box, outcome: Outcome) -> bool:
+        return outcome.legal("returned")
+
+    def heard_at_first(box: Box, outcome: Outcome) -> bool | None:
+        return outcome.legal("returned") if outcome.fired else None
+
+    async def awaited(box: Box, outcome: Outcome) -> bool:
+        return False
+
+    report = explore(Box, three_checks, unheard)
+
+    assert ("ERROR", 0) == (report.verdict, report.planned)
+    assert "check returned True: it must return nothing, and raise AssertionError" in str(report)
+    late = explore(Box, three_checks, heard_at_first)
+    assert ("ERROR", 5, 0) == (late.verdict, late.planned, late.valid)
+    assert "check returned False" in str(late)
+    for backend in ("trio", "asyncio"):
+        assert "check returned False" in str(explore(Box, three_checks, awaited, backend=backend))
+
+
 def test_a_make_that_breaks_is_an_error() -> None:
     def make() -> Box:
         raise OSError("no box")
