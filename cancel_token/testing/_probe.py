@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE
 from types import FrameType
 from typing import Any, TypeVar
 from weakref import WeakSet
@@ -40,14 +41,17 @@ _OWN = (_token, _tree, _registration, _iteration, _stats, _cancellation, _deadli
 _INTERNAL = frozenset(str(module.__file__) for module in _OWN)
 # A scope's look at its token is its user's. By name: who explores blocking code loads no loops.
 _TRANSPARENT = _INTERNAL | {__file__, os.path.join(os.path.dirname(str(_token.__file__)), "aio.py")}
+_AWAITS = CO_COROUTINE | CO_ITERABLE_COROUTINE | CO_ASYNC_GENERATOR  # of code that may await a coroutine
 # Those of which `Recording.threads` says whether they do anything, or whose jobs it knows.
 counted_threads: WeakSet[threading.Thread] = WeakSet()
 
 
 def _caller(frame: FrameType) -> FrameType:
-    """The nearest frame that is not of the token or of this file."""
-    while frame.f_code.co_filename in _TRANSPARENT and frame.f_back is not None:
-        frame = frame.f_back
+    """The nearest frame that is not of the token or of this file; at most the outermost one of a task."""
+    while frame.f_code.co_filename in _TRANSPARENT and (outer := frame.f_back) is not None:
+        if frame.f_code.co_flags & CO_COROUTINE and not outer.f_code.co_flags & _AWAITS:
+            break  # the loop's own code calls it
+        frame = outer
     return frame
 
 
@@ -63,8 +67,8 @@ def _read_cancelled(token: CancelToken) -> bool:
     if lane is not None:
         frame = sys._getframe(1)
         code = frame.f_code
-        if code.co_filename in _INTERNAL:
-            if code is not _CHECK:
+        if code.co_filename in _TRANSPARENT:
+            if code is not _CHECK and code.co_filename in _INTERNAL:
                 return is_cancelled(token)
             frame = _caller(frame)
         lane.reach("check", frame.f_code, frame.f_lineno, token)

@@ -6,7 +6,7 @@ import gc
 import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -70,6 +70,34 @@ def test_the_point_names_the_line_that_waits(backend: Backend) -> None:
     report = explore(Box, three_waits, anything_goes, backend=backend, at=["park", "wake"])
 
     assert {"pause"} == {attempt.plan.site.split()[1] for attempt in report.attempts[2:]}
+
+
+@on_each_loop
+def test_a_look_that_a_scope_takes_is_one_of_the_line_that_made_it(backend: Backend) -> None:
+    async def wait(box: Box, token: CancelToken) -> None:
+        with move_on_cancel(token):
+            await wait_cancelled(token.child())
+
+    async def run(box: Box, token: CancelToken) -> None:
+        with fail_on_cancel(CancelToken.any(token, timeout=0)):
+            await wait(box, token)
+
+    async def in_a_task_of_its_own(box: Box, token: CancelToken) -> None:
+        token.cancel()
+        if backend == "asyncio":
+            await asyncio.create_task(wait_cancelled(token))
+        else:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait_cancelled, token)
+
+    def places(work: Callable[[Box, CancelToken], object]) -> list[str]:
+        report = explore(Box, work, lambda box, outcome: None, backend=backend, at=["check"])
+        return [attempt.plan.site for attempt in report.attempts[2:]]
+
+    functions = [place.rpartition(".")[2] for place in places(run)]
+    assert ["run", "wait", "wait"] == functions[:3]
+    assert {"test_loops.py"} == {place.partition(":")[0] for place in places(run)}
+    assert {"aio.py"} == {place.partition(":")[0] for place in places(in_a_task_of_its_own)}
 
 
 @on_each_loop
