@@ -4,7 +4,7 @@ The laws of it:
 
 1.  The oracle judges every attempt, the undisturbed one too, before the subject is torn down.
 2.  A replay must come to its point on the way it came before. One that does not is UNRESOLVED, never a pass.
-3.  An exploration that met no point has proved nothing, and says so.
+3.  An exploration that met no point has proved nothing, and says so; so has one that met those of other tokens only.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from cancel_token.testing._trial import Make, Scenario, Second, Stop, Trial, Who
 S = TypeVar("S")
 
 _TOKEN_KINDS: tuple[Kind, ...] = ("check", "arm", "disarm")
+_ASKING_KINDS: tuple[Kind, ...] = (*_TOKEN_KINDS, "park", "wake", "deadline")
 _KINDS: tuple[Kind, ...] = ("before", *_TOKEN_KINDS, "park", "wake", "byte", "late")
 AT: Mapping[Backend, tuple[Kind, ...]] = {
     "sync": _KINDS,
@@ -228,6 +229,7 @@ class _Exploration(Generic[S]):
         self.unresolved: list[str] = []
         self.sources: tuple[Target, ...] = tuple(scenario.targets or (scenario.run,))
         self.reached: set[tuple[str, int]] = set()  # file and line of each point passed
+        self.unasked = True  # the token that was given, and all below it, in every attempt so far
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -248,6 +250,7 @@ class _Exploration(Generic[S]):
         if not self.reached and self.scenario.targets is None and trial.subject_type is not None:
             self.sources += (trial.subject_type,)
         self.reached.update(trial.recording.reached())
+        self.unasked = self.unasked and trial.recording.unasked
         return trial
 
     def explore(self, depth: int) -> Report:
@@ -285,7 +288,8 @@ class _Exploration(Generic[S]):
         wanted = set(self.at) - {"before", "late", "deadline"}
         if self.backend in ("trio", "asyncio") and self.scenario.stop is None:
             wanted &= {*_TOKEN_KINDS, "byte"}  # a task waits whether it knows of a token or not
-        if wanted and not any(self.points[kind] for kind in wanted):
+        nothing_met = bool(wanted) and not any(self.points[kind] for kind in wanted)
+        if nothing_met:
             kinds = ", ".join(sorted(wanted))
             self.unresolved.append(f"no point of these kinds was met: {kinds}. Was the token handed on?")
 
@@ -305,6 +309,12 @@ class _Exploration(Generic[S]):
         self.planned += len(seconds)
         for plan, after in seconds:
             self.attempt(plan, after)
+        # Where something else is stopped, or only lines and bytes are tried, the work need not know of the token.
+        asking = self.scenario.stop is None and not set(self.at).isdisjoint(_ASKING_KINDS)
+        if asking and self.unasked and not nothing_met:
+            self.unresolved.append(
+                "nobody looked at the token that was given, or at one made of it. Was the token handed on?"
+            )
 
     def _seconds(self, recording: Recording, traces: Traces) -> Iterator[tuple[str, Point]]:
         for site, point in self._points(traces, recording.lengths, ("before", "deadline")):

@@ -145,6 +145,8 @@ class Lane:
         recording.give_way(self)
         ordinal = len(self.trace)
         self.trace.append((kind, code, line))
+        if recording.unasked and token is not None:
+            recording.note_asked(token)
         if ordinal == self.target:
             recording.arrive(self, token)
         elif recording.fired:
@@ -189,7 +191,8 @@ class Recording:
         expected: How lanes came to their points before: a lane that comes another way has diverged, and
             nothing is done. None where nothing is known.
         fingerprint: Of the way to the last step, where that is known: another way has diverged, too.
-        own: The explored token: at which points others are asked after the cancel is noted in `Lane.foreign`.
+        own: The explored token: whether it is asked is noted in `unasked`, and at which points others are asked after
+            the cancel in `Lane.foreign`.
         watch: Entered by every thread of the work, around the work: for line events.
         max_points: A lane that passes more of them is a runaway.
         serialise: Threads give way to what they start.
@@ -215,6 +218,7 @@ class Recording:
         self.expected = expected
         self.expected_fingerprint = fingerprint
         self.own = own
+        self.unasked = own is not None  # until somebody looks at it, or at one below it
         self.watch = watch
         self.max_points = max_points
         self.lanes: dict[str, Lane] = {}
@@ -338,6 +342,11 @@ class Recording:
     def is_foreign(self, token: CancelToken) -> bool:
         """Is it a token that the cancel did not reach, and that can be cancelled?"""
         return self.own is not None and token is not CancelToken.never() and not token.is_within(self.own)
+
+    def note_asked(self, token: CancelToken) -> None:
+        """Somebody looks at a token, or waits on it or listens to it."""
+        if self.own is not None and token.is_within(self.own):
+            self.unasked = False
 
     def begin(self) -> None:
         """From here on points count."""

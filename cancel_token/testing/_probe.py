@@ -2,7 +2,8 @@
 
 While it is installed, `CancelToken.cancelled` is a property, and the methods that arm, disarm and wait are
 swapped for ones that pass a point first. Not installed, it costs nothing: no line of the token knows of it.
-Threads without a lane (the service thread, other tests' threads) pass through.
+Threads without a lane (the service thread, other tests' threads) pass through; only that the explored token is asked
+is noted of them, too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from cancel_token import _cancellation, _deadline, _iteration, _registration, _s
 from cancel_token._registration import Registration
 from cancel_token._token import CancelToken
 from cancel_token.testing import _clock
-from cancel_token.testing._points import FLAG, Kind, Lane, Runaway, here, is_cancelled
+from cancel_token.testing._points import FLAG, Kind, Lane, Recording, Runaway, here, is_cancelled
 
 T = TypeVar("T")
 
@@ -55,11 +56,20 @@ def _caller(frame: FrameType) -> FrameType:
     return frame
 
 
+def _bystander_asks(token: CancelToken) -> None:
+    """Somebody who is not of the work may have been given its token, such as a service that `make` has started."""
+    recording = Recording.current
+    if recording is not None and recording.unasked and recording.open:
+        recording.note_asked(token)
+
+
 def _pass(kind: Kind, token: CancelToken) -> None:
     lane = here.lane
     if lane is not None:
         frame = _caller(sys._getframe(2))
         lane.reach(kind, frame.f_code, frame.f_lineno, token)
+    else:
+        _bystander_asks(token)
 
 
 def _read_cancelled(token: CancelToken) -> bool:
@@ -72,6 +82,8 @@ def _read_cancelled(token: CancelToken) -> bool:
                 return is_cancelled(token)
             frame = _caller(frame)
         lane.reach("check", frame.f_code, frame.f_lineno, token)
+    elif (code := sys._getframe(1).f_code) is _CHECK or code.co_filename not in _INTERNAL:
+        _bystander_asks(token)
     return is_cancelled(token)
 
 

@@ -2,12 +2,19 @@
 
 import pickle
 import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from queue import SimpleQueue
 from xml.etree import ElementTree
 
 import pytest
 
 from cancel_token import Cancelled, CancelToken
+from cancel_token._lines import bound_token
+from cancel_token.http import use_token
 from cancel_token.testing import (
+    Backend,
+    Kind,
     Limits,
     Outcome,
     StaleReplayId,
@@ -163,6 +170,87 @@ def test_work_that_never_looks_at_its_token_proves_nothing() -> None:
 
     assert "UNRESOLVED" == report.verdict
     assert "Was the token handed on?" in str(report)
+
+
+def looks_at_another(box: Box, token: CancelToken) -> None:
+    other = CancelToken()
+    for _ in range(9):
+        other.check()
+
+
+@pytest.mark.parametrize("backend", ["sync", "trio", "asyncio"])
+@pytest.mark.parametrize("at", [None, ["check"], ["deadline"]])
+def test_work_that_looks_at_a_token_of_its_own_proves_nothing(
+    backend: Backend, at: Sequence[Kind] | None
+) -> None:
+    report = explore(Box, looks_at_another, anything_goes, backend=backend, at=at)
+
+    assert "UNRESOLVED" == report.verdict
+    assert "nobody looked at the token that was given" in str(report)
+    assert report.planned == report.valid >= 9
+
+
+def test_work_that_something_else_stops_need_not_know_of_the_token() -> None:
+    def stop(box: Box, token: CancelToken) -> None:
+        box.log.append("stopped")
+
+    explore(Box, looks_at_another, anything_goes, stop=stop).assert_ok()
+    explore(Box, looks_at_another, anything_goes, backend="line").assert_ok()
+    explore(Box, looks_at_another, anything_goes, at=["before", "late"]).assert_ok()
+    for backend in ("trio", "asyncio"):
+        explore(Box, looks_at_another, anything_goes, backend=backend, stop="runtime").assert_ok()
+
+
+@pytest.mark.parametrize("backend", ["sync", "trio", "asyncio"])
+def test_a_token_that_is_made_of_the_one_that_was_given_is_as_good(backend: Backend) -> None:
+    def below(box: Box, token: CancelToken) -> None:
+        with token.child(timeout=3600) as child:
+            child.child().check()
+
+    def joined(box: Box, token: CancelToken) -> None:
+        CancelToken.any(CancelToken(), token.child(), timeout=3600).check()
+
+    def bound(box: Box, token: CancelToken) -> None:
+        with use_token(token):
+            bound_token().check()
+
+    def linked(box: Box, token: CancelToken) -> None:
+        other = CancelToken()
+        with token.on_cancel(other.cancel):
+            other.check()
+
+    def check(box: Box, outcome: Outcome) -> None:
+        assert isinstance(outcome.exception, Cancelled | None)
+
+    for run in (below, joined, bound, linked):
+        explore(Box, run, check, backend=backend).assert_ok()
+
+
+def test_a_thread_that_is_not_of_the_work_may_be_who_looks_at_its_token() -> None:
+    class Service:
+        def __init__(self) -> None:
+            self.asked: SimpleQueue[CancelToken | None] = SimpleQueue()
+            self.answered: SimpleQueue[bool] = SimpleQueue()
+
+        def serve(self) -> None:
+            while (token := self.asked.get()) is not None:
+                self.answered.put(token.cancelled)
+
+    @contextmanager
+    def serving() -> Iterator[Service]:
+        service = Service()
+        thread = threading.Thread(target=service.serve)
+        thread.start()
+        yield service
+        service.asked.put(None)
+        thread.join()
+
+    def run(service: Service, token: CancelToken) -> bool:
+        CancelToken().check()  # the service's own, so to speak
+        service.asked.put(token)
+        return service.answered.get()
+
+    explore(serving, run, anything_goes).assert_ok()
 
 
 def test_a_stop_reported_as_an_error_is_found() -> None:
