@@ -61,6 +61,9 @@ class Answers:
         api_key: the one key it takes.
         model: the one model it has.
         rules: the dialect that judges; None for the provider's own.
+
+    Raises:
+        ValueError: there is no fake for the dialect.
     """
 
     def __init__(
@@ -72,6 +75,10 @@ class Answers:
         model: str,
         rules: Dialect | None,
     ) -> None:
+        if dialect not in PROVIDERS:
+            raise ValueError(
+                f"there is no fake for the dialect {dialect!r}: there are {', '.join(PROVIDERS)}"
+            )
         self.provider: Provider = PROVIDERS[dialect]
         self._rules = rules or _DIALECTS[dialect]
         self._api_key = api_key

@@ -37,6 +37,11 @@ def fake(dialect: DialectName) -> Iterator[FakeProvider]:
         yield provider
 
 
+def test_a_dialect_that_there_is_no_fake_for_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match="'openai': there are openai_chat, anthropic"):
+        FakeProvider("openai")  # type: ignore[arg-type]  # what a user may write
+
+
 def test_without_a_script_it_says_its_default_turn_each_time(fake: FakeProvider) -> None:
     first, second = post(fake), post(fake)
 
