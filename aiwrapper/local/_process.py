@@ -79,7 +79,8 @@ def spawn(
         token.check()
         if "url" not in answer:
             reason = answer.get("error") or _reason(process, token)
-            raise ModelError(f"can't serve {str(model)!r}: {reason}")
+            advice = ": delete it and fetch it again" if "incomplete" in reason else ""
+            raise ModelError(f"can't serve {str(model)!r}: {reason}{advice}")
     except BaseException:  # Ctrl-C, too
         _end(process)
         raise

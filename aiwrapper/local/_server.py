@@ -61,8 +61,10 @@ class LocalModel:
         threads: how many compute; by default all cores but one, so that there is one left to press Stop on.
     """
 
-    def __init__(self, model: Path, *, context_tokens: int = 4096, threads: int | None = None) -> None:
-        self.model = model
+    def __init__(
+        self, model: str | os.PathLike[str], *, context_tokens: int = 4096, threads: int | None = None
+    ) -> None:
+        self.model: Path = Path(model)
         self._api_key = secrets.token_urlsafe(32)
         self._context_tokens = context_tokens
         self._threads = threads if threads is not None else max(1, min(_cores() - 1, _MAX_THREADS))

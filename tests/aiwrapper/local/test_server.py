@@ -560,7 +560,11 @@ def test_a_stop_while_the_reason_is_waited_for_is_obeyed(
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "counter"), (b"no model at all", "counter"), (None, "not within the file bounds")],
+    [
+        (b"", "counter"),
+        (b"no model at all", "counter"),
+        (None, "not within the file bounds.*: delete it and fetch it again"),
+    ],
     ids=["empty", "something else", "cut"],
 )
 def test_a_bad_model_file_says_what_is_wrong(
@@ -576,6 +580,12 @@ def test_a_bad_model_file_says_what_is_wrong(
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
     with LocalModel(tmp_path / "nowhere.gguf") as local, pytest.raises(ModelError, match=r"nowhere\.gguf"):
         local.start(CancelToken())
+
+
+def test_a_model_file_may_be_named_by_its_text(counter: Path) -> None:
+    with LocalModel(str(counter), threads=1) as local:
+        assert counter == local.model
+        assert local.start(CancelToken()).base_url == local.base_url
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
