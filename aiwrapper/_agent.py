@@ -6,7 +6,7 @@ from contextvars import Context
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
@@ -39,13 +39,21 @@ class Beginning:
         conversation: where; None for the agent's own.
         sink: has every entry first, instead of the agent's; None for the agent's, if it is the agent's conversation.
         subscribers: have every entry.
+
+    Raises:
+        TypeError: the token is none.
     """
 
     message: UserMessageAdded | None
-    token: CancelToken | None
+    token: CancelToken | None = field()
     conversation: Conversation | None
     sink: Sink | None
     subscribers: tuple[Sink, ...]
+
+    @token.validator
+    def _check_token(self, attribute: object, token: object) -> None:
+        if not isinstance(token, CancelToken | None):
+            raise TypeError(f"a run is stopped by a CancelToken, and {token!r} is none")
 
 
 class Agent:
@@ -68,7 +76,7 @@ class Agent:
 
     Raises:
         ValueError: two tools have the same name, or a tool's name is none that providers take.
-        TypeError: a tool's signature cannot be a schema, or it is `async def` and the agent blocks.
+        TypeError: the model is none; a tool's signature cannot be a schema, or it is `async def` and the agent blocks.
     """
 
     def __init__(
@@ -84,6 +92,10 @@ class Agent:
         tool_grace_seconds: float = DEFAULT_GRACE_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
+        if not isinstance(lang, ModelSpec):
+            raise TypeError(
+                f"an agent needs a model such as Lang.openai(model=..., api_key=...), not {lang!r}"
+            )
         self.lang = lang
         self.tools: Mapping[str, Tool[..., object]] = MappingProxyType(_by_name(tools))
         self.instructions = instructions

@@ -8,6 +8,7 @@ from aiwrapper import (
     Busy,
     CancelReason,
     CancelToken,
+    ChatAgent,
     Entry,
     Image,
     RunFinished,
@@ -91,6 +92,20 @@ def test_plain_functions_are_made_tools(world: World) -> None:
     agent.run("Shout")
 
     assert b'"content":"HI"' in transport.requests[1].body
+
+
+def test_what_is_no_model_is_refused_with_what_is_one() -> None:
+    with pytest.raises(TypeError, match=r"such as Lang\.openai\(model=.*not 'gpt-4'"):
+        ChatAgent("gpt-4")  # type: ignore[arg-type]  # what a user may write
+
+
+def test_what_is_no_token_is_refused_before_anything_happens(world: World) -> None:
+    agent = world.recorded_agent(said("openai_chat"))
+    with pytest.raises(TypeError, match="by a CancelToken, and 5 is none"):
+        agent.run("Hello", token=5)  # type: ignore[arg-type]  # what a user may write
+
+    assert agent.conversation.head is None
+    assert not agent.busy
 
 
 def test_two_tools_of_one_name_are_refused(world: World) -> None:
