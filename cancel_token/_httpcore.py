@@ -18,6 +18,7 @@ would try again.
 
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from queue import Empty
@@ -46,11 +47,12 @@ class StoppablePool:
     def __init__(self, pool: Any, core: Core) -> None:  # Any, here and below: either library's
         self._pool = pool
         self._core = core
-        # Bodies that nobody has closed: a finalizer must not enter the pool's lock.
-        self._dropped: list[_Leaving] = []
+        # A collection may begin in the pool's lock, and a finalizer that took it once more would wait for its own
+        # thread, or disturb it in the middle of a change. So the lock is one that says who holds it.
+        lock = pool._optional_thread_lock = threading.RLock()
         # The pool has a wait of its own, on an event that no token reaches. With as many places here as it may have
         # connections, nobody ever comes to it who would have to wait.
-        self._places = _Places(pool._max_connections)
+        self._places = _Places(pool._max_connections, lock)
         create: Callable[[Any], Any] = pool.create_connection
         pool.create_connection = lambda origin: _Connection(create(origin), core)
         pool._network_backend = Backend(core)
@@ -66,7 +68,6 @@ class StoppablePool:
         Raises:
             Cancelled: The token was or has been cancelled.
         """
-        self._close_dropped()
         token = bound_token()
         token.check()
         try:
@@ -83,19 +84,13 @@ class StoppablePool:
         except BaseException:
             place.leave()
             raise
-        response.stream = _Body(response, token, _Leaving(response.stream, place), self._dropped)
+        place.stream = response.stream
+        response.stream = _Body(response, token, place, self._places)
         return response
-
-    def _close_dropped(self) -> None:
-        while True:
-            try:
-                self._dropped.pop().leave()
-            except IndexError:
-                return
 
     def close(self) -> None:
         """Close the connections."""
-        self._close_dropped()
+        self._places.leave_dropped()
         self._pool.close()
 
     def __enter__(self) -> Self:
@@ -108,9 +103,14 @@ class StoppablePool:
 class _Places:
     """As many places for requests as the pool may have connections."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, lock: Any) -> None:  # Any, for a method that no type knows
+        self._lock = lock
         self._free = None if count == sys.maxsize else [None] * count  # None: as many as you like
         self._waiters = Waiters()
+        # Held here until they are left, and with them the library's iterators, which may take the pool's lock when they
+        # are finalized. A body could not keep them from it: what lies in a cycle with it is finalized as it is.
+        self._taken: dict[_Place, None] = {}
+        self._dropped: list[_Place] = []  # by finalizers, for others to leave
 
     def take(self, token: CancelToken, timeout: float | None) -> "_Place":
         """Take a place.
@@ -118,57 +118,82 @@ class _Places:
         Raises:
             Empty: There was none in time, or before the token was cancelled.
         """
-        if self._free is not None:
-            self._waiters.take(self._free.pop, token, timeout)
-        return _Place(self)
+        if self._free is None:
+            self.leave_dropped()
+        else:
+            self._waiters.take(self._take_nowait, token, timeout)
+        place = _Place(self)
+        self._taken[place] = None
+        return place
 
-    def give(self) -> None:
+    def _take_nowait(self) -> None:
+        assert self._free is not None
+        self.leave_dropped()  # who waits does it: nobody else may ever come
+        self._free.pop()
+
+    def in_lock(self) -> bool:
+        """Whether this thread holds the pool's lock: then we are in a finalizer, and must not enter the pool."""
+        is_mine: bool = self._lock._is_owned()  # what `threading.Condition` asks an RLock
+        return is_mine
+
+    def has(self, place: "_Place") -> bool:
+        """Whether a place has not been given back."""
+        return place in self._taken
+
+    def give(self, place: "_Place") -> None:
+        """Give a place back; again: nothing."""
+        try:
+            del self._taken[place]
+        except KeyError:
+            return
         if self._free is not None:
             self._free.append(None)
             self._waiters.wake()
 
+    def drop(self, place: "_Place") -> None:
+        """Let whoever comes next, or waits, leave a place; enters no lock."""
+        self._dropped.append(place)
+        self._waiters.wake()
+
+    def leave_dropped(self) -> None:
+        """Leave what finalizers have dropped."""
+        while True:
+            try:
+                place = self._dropped.pop()
+            except IndexError:
+                return
+            place.leave()
+
 
 class _Place:
-    """One of the places; given back once, without a lock: it may be in a finalizer."""
+    """One of the places, and the library's side of the response that it was taken for."""
 
-    __slots__ = ("_places",)
+    __slots__ = ("_places", "pieces", "stream")
 
     def __init__(self, places: _Places) -> None:
-        self._places = [places]
+        self._places = places
+        self.stream: Any = None  # the response's; None: there is none yet
+        self.pieces: Iterator[bytes] | None = None  # of the stream, once it is read
 
     def leave(self) -> None:
+        """Let the pool have its connection back, and give the place to whoever waits. Again: nothing."""
         try:
-            self._places.pop().give()
-        except IndexError:
-            pass  # left before
-
-
-class _Leaving:
-    """What is to be done when a response is over."""
-
-    __slots__ = ("_inner", "_place")
-
-    def __init__(self, inner: Any, place: _Place) -> None:
-        self._inner = inner
-        self._place = place
-
-    def leave(self) -> None:
-        try:
-            self._inner.close()
+            if self.stream is not None:
+                self.stream.close()
         finally:
-            self._place.leave()
+            self._places.give(self)
+            self.pieces = None  # whose stream is closed now, so that it takes no lock any more
 
 
 class _Body:
     """The body of a response: asks the token before every delivery, in whatever thread it is read."""
 
-    def __init__(self, response: Any, token: CancelToken, leaving: _Leaving, dropped: list[_Leaving]) -> None:
-        self._inner = response.stream
+    def __init__(self, response: Any, token: CancelToken, place: _Place, places: _Places) -> None:
         self._token = token
-        self._leaving = leaving
-        self._dropped = dropped
-        self._closed = False
-        self._line: Line = response.extensions["network_stream"].get_extra_info(LINE)
+        self._place = place
+        self._places = places
+        self._network_stream = response.extensions["network_stream"]
+        self._line: Line = self._network_stream.get_extra_info(LINE)
         self._read_to_end = False
         headers = {name.lower(): value for name, value in response.headers}
         # One piece for each event: an SDK makes all events of a piece before it asks for the next one. In a compressed
@@ -180,7 +205,8 @@ class _Body:
     def __iter__(self) -> Iterator[bytes]:
         token = self._token
         try:
-            for piece in self._inner:
+            pieces = self._place.pieces = iter(self._place.stream)
+            for piece in pieces:
                 for part in _events(piece) if self._has_events else (piece,):
                     if token.cancelled:  # after the read, which may have brought this part long ago
                         token.check()
@@ -195,16 +221,24 @@ class _Body:
 
     def close(self) -> None:
         """Give the connection back, or end it if there is more to come. May be called twice, and from any thread."""
-        self._closed = True
-        if self._read_to_end:
+        if self._places.in_lock():
+            self._drop()  # a generator is finalized: ours, or that of an SDK, which closes the response it has read
+            return
+        if self._read_to_end and self._places.has(self._place):
             self._line.release()  # before the pool knows that it may give the connection away
-        self._leaving.leave()
+        self._place.leave()
 
     def __del__(self) -> None:
-        # Neither library closes a response that nobody reads. The peer is told now, the pool when it is used again.
-        if not self._closed:
-            self._line.hook.shut_down()
-            self._dropped.append(self._leaving)
+        self._drop()  # neither library closes a response that nobody reads
+
+    def _drop(self) -> None:
+        """Close in a finalizer, which enters no lock: the peer is told now, the pool by whoever uses it next."""
+        if self._places.has(self._place):
+            if self._read_to_end:
+                self._line.release()
+            else:
+                self._network_stream.close()
+            self._places.drop(self._place)
 
 
 def _events(piece: bytes) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
 """Clients of httpx and httpx2 obey a token in every phase, and leave nothing behind."""
 
+import gc
 import socket
 import ssl
 import threading
@@ -85,6 +86,33 @@ def test_a_stop_frees_a_call_that_waits_for_a_free_connection(name: str, server:
         following = under(CancelToken(), lambda: client.get(server.url).content)  # waits for the stream's end
         streaming.close()
         assert b"ok" == following.join().result
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@both_libraries
+@pytest.mark.usefixtures("without_gc")
+def test_a_dropped_response_gives_its_place_to_who_waits(
+    name: str, begun: bool, server: StallingServer
+) -> None:
+    """Nobody else may ever use the client."""
+    limits, waits = library(name).Limits(max_connections=1), library(name).Timeout(None, pool=10)
+    with stoppable(new_client(name, limits=limits, timeout=waits)) as client:
+        server.phase = "between chunks"
+        dropped = [open_stream(client, server.url, CancelToken())]
+        server.stalled.get()
+        pieces = [dropped[0].iter_raw()]
+        if begun:
+            next(pieces[0])
+        server.phase = None
+        token = Watched()
+        following = under(token, lambda: client.get(server.url).content)
+        token.registered.wait()  # for the place: it has no connection yet
+        pieces.clear()
+        dropped.clear()
+        gc.collect()  # httpx's responses are cycles
+
+        assert b"ok" == following.join().result
+        server.hang_ups.get()
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -189,6 +189,85 @@ def test_a_dropped_response_is_closed_when_the_client_is_used_again(
     assert 1 == len(connections(client))
 
 
+@pytest.mark.usefixtures("without_gc")
+def test_a_body_that_was_read_to_its_end_and_dropped_costs_nobody_a_connection(
+    server: StallingServer, client: httpx2.Client
+) -> None:
+    """Whoever reads the stream itself has httpx close nothing."""
+    token = CancelToken()
+    response: httpx2.Response | None = open_stream(client, server.url, token)
+    assert response is not None
+    body: Any = response.stream
+    whole = b"".join(body)
+    del response, body
+    gc.collect()
+    token.cancel()
+
+    assert b"ok" == whole
+    assert b"ok" == client.get(server.url).content
+    assert 1 == server.connections
+
+
+class Reading:
+    """Reads a response in a cycle with it."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.response = response
+        self.pieces = self.read()
+
+    def read(self) -> Iterator[bytes]:
+        yield from self.response.iter_raw()
+
+
+class Closing(Reading):
+    """Closes it, too, as the stream of an SDK does."""
+
+    def read(self) -> Iterator[bytes]:
+        try:
+            yield from self.response.iter_raw()
+        finally:
+            self.response.close()
+
+
+DROPS: dict[str, Callable[[httpx2.Response], object]] = {
+    "not begun": Reading,
+    "begun": lambda response: next(Reading(response).pieces),
+    "begun, to be closed": lambda response: next(Closing(response).pieces),
+}
+
+
+@pytest.mark.parametrize("drop", DROPS)
+@pytest.mark.usefixtures("without_gc")
+def test_a_response_may_be_collected_in_the_middle_of_the_pool(
+    drop: str, server: StallingServer, client: httpx2.Client
+) -> None:
+    """By the thread that holds its lock, of all threads: it must neither wait for itself nor begin there once more."""
+    server.phase = "between chunks"
+    token = CancelToken()
+    DROPS[drop](open_stream(client, server.url, token))
+    server.stalled.get()
+    server.phase = None
+    inside: Any = client  # no public way to what the library does in its lock
+    pool = inside._transport._pool._pool
+    create = pool.create_connection
+    registrations = []
+
+    def create_connection(origin: object) -> Any:
+        registrations.append(token.stats().registrations)
+        gc.collect()
+        registrations.append(token.stats().registrations)
+        return create(origin)
+
+    pool.create_connection = create_connection
+    answer = client.get(server.url).content
+
+    assert b"ok" == answer
+    assert [1, 0] == registrations
+    server.hang_ups.get()
+    assert b"ok" == client.get(server.url).content
+    assert 1 == len(connections(client))
+
+
 def test_a_connection_at_rest_obeys_nobody_and_says_when_it_has_ended(
     server: StallingServer, client: httpx2.Client
 ) -> None:
