@@ -16,6 +16,7 @@ from cancel_token.testing._outcomes import Breach as Breach
 from cancel_token.testing._outcomes import Limits as Limits
 from cancel_token.testing._outcomes import Outcome as Outcome
 from cancel_token.testing._outcomes import OutcomeKind as OutcomeKind
+from cancel_token.testing._outcomes import Raised as Raised
 from cancel_token.testing._outcomes import Verdict as Verdict
 from cancel_token.testing._outcomes import Violation as Violation
 from cancel_token.testing._plans import Backend as Backend

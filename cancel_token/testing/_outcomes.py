@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import linecache
 from pathlib import PurePath
+from traceback import format_exception_only
 from typing import Literal, Self
 
 import attrs
 
+from cancel_token.testing._places import frames_of, place_of
 from cancel_token.testing._plans import Plan
 from cancel_token.testing._points import Point
 
@@ -23,6 +25,9 @@ Verdict = Literal[
     "UNRESOLVED",  # the point was not met, or met on another way: nothing is known about it
     "ERROR",  # make, the oracle or the teardown broke
 ]
+
+
+SHOWN_CHARACTERS = 300  # chosen by hand, of an exception's text: four lines of a terminal
 
 
 class Violation(AssertionError):
@@ -64,6 +69,45 @@ class Breach:
         file, line = traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
         source = linecache.getline(file, line).strip()
         return cls(source or f"{PurePath(file).name}:{line}", str(error))
+
+
+@attrs.frozen(kw_only=True)
+class Raised:
+    """What the work raised, in words: the exception itself would keep all that its traceback leads to.
+
+    Args:
+        type: The exception's class. Two of one class and from one place are the same, whatever they say.
+        text: What it says, with its class; and the group that it was in.
+        site: Where it was raised: the innermost line that is of no library we know; empty if nobody was called.
+    """
+
+    type: str
+    text: str = attrs.field(eq=False)
+    site: str
+
+    @classmethod
+    def of(cls, error: BaseException, group: BaseException | None = None) -> Self:
+        """Read it from an exception.
+
+        Args:
+            error: The exception.
+            group: The one that was raised, if this one was inside.
+        """
+        text = _shown(error) if group is None else f"{_shown(error)}\nin {_shown(group)}"
+        kind = type(error)
+        return cls(
+            type=f"{kind.__module__}.{kind.__qualname__}",
+            text=text,
+            site=place_of(frames_of(error.__traceback__)),
+        )
+
+    def __str__(self) -> str:
+        return f"the work raised {self.text}" + (f"\n  at {self.site}" if self.site else "")
+
+
+def _shown(error: BaseException) -> str:
+    text = "".join(format_exception_only(error)).strip()
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
 
 
 @attrs.frozen
@@ -141,5 +185,6 @@ class Attempt:
     verdict: Verdict
     kind: OutcomeKind | None = None
     breaches: tuple[Breach, ...] = ()
+    raised: Raised | None = None  # where the kind is that
     note: str = ""
     after: After = After()

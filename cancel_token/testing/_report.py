@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import attrs
 
 from cancel_token.testing._lines import Target
-from cancel_token.testing._outcomes import After, Attempt, Verdict
+from cancel_token.testing._outcomes import After, Attempt, Raised, Verdict
 from cancel_token.testing._points import Kind
 from cancel_token.testing._sites import unreached
 
@@ -19,19 +19,21 @@ SHOWN_IDS = 5  # chosen by hand: the first is the one to replay
 
 @attrs.frozen
 class Failure:
-    """All attempts that violated the same thing at the same place, smallest first.
+    """All attempts that violated the same thing at the same place, and raised the same, smallest first.
 
     Args:
         name: What was violated.
         site: Where the last cancel came, or `"undisturbed"`.
         attempts: At least one.
         detail: What the first of them found.
+        raised: What the work raised in the first of them; None if it returned, was stopped, or hung.
     """
 
     name: str
     site: str
     attempts: tuple[Attempt, ...]
     detail: str
+    raised: Raised | None = None
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -87,14 +89,15 @@ class Report:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """What was violated, by name and place, in the order of discovery."""
-        groups: dict[tuple[str, str], list[tuple[Attempt, str]]] = {}
+        """What was violated, by name, place, and what the work raised, in the order of discovery."""
+        groups: dict[tuple[str, str, Raised | None], list[tuple[Attempt, str]]] = {}
         for attempt in self.attempts:
             for breach in attempt.breaches:
-                groups.setdefault((breach.name, attempt.plan.site), []).append((attempt, breach.detail))
+                key = breach.name, attempt.plan.site, attempt.raised
+                groups.setdefault(key, []).append((attempt, breach.detail))
         return tuple(
-            Failure(name, site, tuple(attempt for attempt, _ in found), found[0][1])
-            for (name, site), found in groups.items()
+            Failure(name, site, tuple(attempt for attempt, _ in found), found[0][1], raised)
+            for (name, site, raised), found in groups.items()
         )
 
     @property
@@ -140,6 +143,7 @@ class Report:
                         "site": failure.site,
                         "ids": failure.ids,
                         "detail": failure.detail,
+                        "raised": None if failure.raised is None else attrs.asdict(failure.raised),
                     }
                     for failure in self.failures
                 ],
@@ -169,7 +173,7 @@ class Report:
             )
             for breach in attempt.breaches:
                 failure = ElementTree.SubElement(case, "failure", message=breach.name)
-                failure.text = breach.detail
+                failure.text = _lines(breach.detail, attempt.raised)
             if attempt.verdict in ("ERROR", "UNRESOLVED"):
                 ElementTree.SubElement(case, "error", type=attempt.verdict, message=attempt.note)
         for note in (*self.unresolved, *self.errors):
@@ -197,13 +201,17 @@ class Report:
             count = len(failure.attempts)
             lines.append(f"FAIL {failure.name}\n  at {failure.site}, {count} attempt{'s'[: count > 1]}:")
             lines += [f"    {each}" for each in failure.ids[:SHOWN_IDS]]
-            lines += [f"  {line}" for line in failure.detail.splitlines()]
+            lines += [f"  {line}" for line in _lines(failure.detail, failure.raised).splitlines()]
         for verdict, own in (("UNRESOLVED", self.unresolved), ("ERROR", self.errors)):
             notes = [*own, *self._notes(verdict)]  # type: ignore[arg-type]  # one of the Literal's words
-            lines += [f"{verdict} {note}" for note in notes[:SHOWN_IDS]]
+            lines += [f"{verdict} {note}".replace("\n", "\n  ") for note in notes[:SHOWN_IDS]]
             if len(notes) > SHOWN_IDS:
                 lines.append(f"{verdict} and {len(notes) - SHOWN_IDS} more")
         return "\n".join(lines)
+
+
+def _lines(detail: str, raised: Raised | None) -> str:
+    return "\n".join(str(part) for part in (detail, raised) if part)
 
 
 def joined(reports: Iterable[Report]) -> Report:

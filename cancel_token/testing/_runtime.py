@@ -11,23 +11,20 @@ hang, found without a clock.
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import lru_cache
-from importlib.util import find_spec
 from types import CodeType
 from typing import Any, TypeVar
 
-import cancel_token
 from cancel_token._aio_binding import Binding
 from cancel_token._deadline import service
 from cancel_token._errors import Cancelled
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks
-from cancel_token.testing._outcomes import Limits, Outcome
+from cancel_token.testing._outcomes import Limits, Outcome, Raised
+from cancel_token.testing._places import is_internal
 from cancel_token.testing._points import Kind, Lane, Recording, Runaway, here
 from cancel_token.testing._probe import counted_threads
 
@@ -111,6 +108,19 @@ class Runtime(ABC):
         else:
             stopped = self.is_stop(error)
         return Outcome(kind="cancelled" if stopped else "raised", exception=error)
+
+    def raised_by(self, outcome: Outcome) -> Raised | None:
+        """What the work raised that was no stop, in words; of a group the first such."""
+        error = outcome.exception
+        if outcome.kind != "raised" or error is None:
+            return None
+        group: BaseException | None = None
+        if isinstance(error, BaseExceptionGroup):
+            group = error
+            error = error.split(lambda leaf: self.is_stop(leaf))[1] or error
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+        return Raised.of(error, group)
 
     def is_stop(self, error: BaseException) -> bool:
         """Is it what the attempt's own cancel makes the work raise?"""
@@ -290,24 +300,10 @@ def where(coroutine: Any, waited: set[tuple[str, int]]) -> tuple[CodeType | None
         if frame is None:
             break
         code = frame.f_code
-        if not _is_internal(code.co_filename):
+        if not is_internal(code.co_filename):
             found = code, frame.f_lineno
             waited.add((code.co_filename, frame.f_lineno))
     return found
-
-
-@lru_cache(None)  # as many entries as there are source files
-def _is_internal(file: str) -> bool:
-    return file.startswith(_internal_directories())
-
-
-@lru_cache(1)
-def _internal_directories() -> tuple[str, ...]:
-    import asyncio
-
-    modules = [asyncio.__file__, cancel_token.__file__]
-    modules += [spec.origin for name in ("trio", "anyio") if (spec := find_spec(name)) and spec.origin]
-    return (*(os.path.dirname(file) + os.sep for file in modules), "<frozen")
 
 
 def within(limits: Limits, seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:

@@ -18,7 +18,7 @@ from cancel_token.testing import leaks
 from cancel_token.testing._clock import ManualClock
 from cancel_token.testing._garbage import garbage_left
 from cancel_token.testing._lines import LineEvents, Target
-from cancel_token.testing._outcomes import After, Attempt, Breach, Limits, Outcome, Verdict
+from cancel_token.testing._outcomes import After, Attempt, Breach, Limits, Outcome, Raised, Verdict
 from cancel_token.testing._plans import Backend, Plan
 from cancel_token.testing._points import MAX_POINTS, Mark, Recording, fingerprint
 from cancel_token.testing._runtime import NeedsLoop, Runtime, Stuck, collect
@@ -130,6 +130,7 @@ class Trial(Generic[S]):
         )
         self.subject_type: type | None = None
         self.breaches: list[Breach] = []
+        self.raised: Raised | None = None
         self.note = ""
         self.cancellers: list[threading.Thread] = []
         self._stop: Callable[[], object] = self.token.cancel
@@ -145,7 +146,7 @@ class Trial(Generic[S]):
         self.breaches += [Breach(f"leak of {text.partition(':')[0]}", text) for text in self.watch.look()]
         verdict: Verdict = "PASS"
         if error:
-            verdict, self.note = "ERROR", error
+            verdict, self.note = "ERROR", error if self.raised is None else f"{error}; {self.raised}"
         elif self.breaches:
             verdict = "FAIL"
         elif len(self.recording.fired) < len(self.plan.points):
@@ -165,6 +166,7 @@ class Trial(Generic[S]):
             verdict=verdict,
             kind=None if outcome is None else outcome.kind,
             breaches=tuple(self.breaches),
+            raised=self.raised,
             note=self.note,
             after=After() if outcome is None else outcome.after,
         )
@@ -210,6 +212,7 @@ class Trial(Generic[S]):
                     self._stop = partial(scenario.stop, subject, self.token)
                 doing = "run"
                 outcome = await self._run(subject)
+                self.raised = runtime.raised_by(outcome)
                 doing = "check"
                 refused = await self._judge(subject, outcome)
                 doing = "teardown"

@@ -1,12 +1,16 @@
 """What counts as a failure, and what is known of an attempt that was not made as planned."""
 
+import gc
+import json
 import pickle
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from xml.etree import ElementTree
 
+import anyio
 import pytest
 
 from cancel_token import Cancelled, CancelToken
@@ -264,6 +268,146 @@ def test_a_stop_reported_as_an_error_is_found() -> None:
 
     assert 4 == len([attempt for attempt in report.attempts if attempt.kind == "raised"])
     assert "FAIL" == report.verdict
+
+
+# What the work raised
+
+
+def test_the_report_says_what_the_work_raised_and_where() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        json.loads("{")  # inside a library, which is not the place to look at
+
+    report = explore(Box, run, anything_goes)
+
+    (failure,) = report.failures
+    assert 2 == len(failure.attempts)
+    line = run.__code__.co_firstlineno + 2
+    assert (
+        "  the work raised json.decoder.JSONDecodeError: Expecting property name enclosed in double quotes: "
+        f"line 1 column 2 (char 1)\n    at test_verdicts.py:{line} {run.__qualname__}"
+    ) in str(report)
+    assert "JSONDecodeError" in json.loads(report.to_json())["failures"][0]["raised"]["text"]
+    assert "JSONDecodeError" in report.to_junit("one")
+
+
+def test_work_that_cannot_be_called_was_nowhere() -> None:
+    def run(box: Box) -> None:
+        pass
+
+    report = explore(Box, run, anything_goes)  # type: ignore[arg-type]  # the mistake that is meant
+
+    assert "takes 1 positional argument but 2 were given" in str(report).splitlines()[-1]
+
+
+def test_what_a_clean_up_raises_is_told() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            token.check()
+        except Cancelled:
+            box.shut()  # type: ignore[attr-defined]  # the mistake that is meant
+            raise
+
+    report = explore(Box, run, anything_goes, at=["check"])
+
+    (failure,) = report.failures
+    assert failure.raised is not None
+    assert "AttributeError: 'Box' object has no attribute 'shut'" == failure.raised.text
+    assert f"test_verdicts.py:{run.__code__.co_firstlineno + 4} {run.__qualname__}" == failure.raised.site
+
+
+def test_attempts_that_raised_another_thing_are_told_apart_whatever_it_says() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        for n in range(4):
+            try:
+                token.check()
+            except Cancelled:
+                if n == 2:
+                    raise KeyError(n) from None
+                raise ValueError(n) from None
+
+    report = explore(Box, run, anything_goes, at=["check"])
+
+    assert [("builtins.ValueError", 3), ("builtins.KeyError", 1)] == [
+        (failure.raised and failure.raised.type, len(failure.attempts)) for failure in report.failures
+    ]
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_of_a_group_what_is_no_stop_is_told(backend: Backend) -> None:
+    async def obeys(token: CancelToken) -> None:
+        token.check()
+
+    async def fails(token: CancelToken) -> None:
+        if token.cancelled:
+            raise ValueError("this one")
+
+    async def run(box: Box, token: CancelToken) -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(obeys, token)
+            group.start_soon(fails, token)
+
+    report = explore(Box, run, anything_goes, backend=backend, at=["before"])
+
+    raised = report.failures[0].raised
+    assert raised is not None
+    assert raised.text.startswith("ValueError: this one\nin BaseExceptionGroup: ")
+    assert f"test_verdicts.py:{fails.__code__.co_firstlineno + 2} {fails.__qualname__}" == raised.site
+
+
+def test_a_long_text_is_shortened() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        raise ValueError("long " * 10_000)
+
+    report = explore(Box, run, anything_goes)
+
+    assert "ValueError: long long" in str(report)
+    assert len(str(report)) < 1000
+
+
+def test_an_oracle_that_breaks_on_what_was_raised_says_both() -> None:
+    def run(box: Box, token: CancelToken) -> str:
+        raise ValueError("no text")
+
+    def check(box: Box, outcome: Outcome) -> None:
+        assert outcome.value.strip()  # type: ignore[attr-defined]  # as careless as meant
+
+    report = explore(Box, run, check)
+
+    assert "ERROR" == report.verdict
+    assert "the work raised ValueError: no text\n" in str(report)
+
+
+def test_what_was_raised_keeps_no_subject(collected_never: None) -> None:
+    boxes: list[weakref.ref[Box]] = []
+    alive: list[weakref.ref[Box]] = []
+
+    def make() -> Box:
+        alive.extend(box for box in boxes if box() is not None)
+        box = Box()
+        boxes.append(weakref.ref(box))
+        return box
+
+    def run(box: Box, token: CancelToken) -> None:
+        try:
+            three_checks(box, token)
+        except Cancelled as stop:
+            try:
+                box.shut()  # type: ignore[attr-defined]  # the mistake that is meant
+            except AttributeError as error:
+                raise BaseExceptionGroup("both", [error, stop]) from None
+
+    report = explore(make, run, anything_goes)
+
+    assert 4 == len([attempt for attempt in report.attempts if attempt.raised])
+    assert [] == alive
+
+
+@pytest.fixture
+def collected_never() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def test_the_stop_of_another_token_is_not_ours() -> None:
