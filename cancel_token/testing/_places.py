@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib.util import find_spec
-from types import CodeType, TracebackType
+from types import CodeType, FrameType, TracebackType
 
 import cancel_token
 from cancel_token.testing._points import site_of
@@ -22,6 +23,16 @@ def frames_of(traceback: TracebackType | None) -> list[tuple[CodeType, int]]:
         found.append((traceback.tb_frame.f_code, traceback.tb_lineno))
         traceback = traceback.tb_next
     return found[::-1]
+
+
+def place_of_thread(ident: int | None) -> str:
+    """The innermost line at which a thread stands that is of no library we know; else nothing."""
+    frame: FrameType | None = None if ident is None else sys._current_frames().get(ident)
+    while frame is not None:
+        if not _is_known(frame.f_code.co_filename):
+            return site_of(("line", frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return ""
 
 
 def place_of(frames: Iterable[tuple[CodeType, int]]) -> str:

@@ -43,6 +43,7 @@ FLAG: Any = CancelToken.__dict__["cancelled"]  # the real one, whatever stands i
 is_cancelled: Callable[[CancelToken], bool] = FLAG.__get__
 
 GIVE_WAY_SECONDS = 0.05  # chosen by hand: a thread that computes for longer without passing a point is rare
+SHOWN_LANES = 5  # chosen by hand: the first of them is the work itself
 MAX_POINTS = 1_000_000  # chosen by hand: more than any run that ends within a test's patience
 
 
@@ -384,6 +385,18 @@ class Recording:
             for kind, code, line in lane.trace[self.lengths.get(lane.name, 0) :]:
                 if code is not None and kind != "line":
                     yield code.co_filename, line
+
+    def last_points(self) -> str:
+        """Where those who are of the work were seen last, for people."""
+        found = [
+            f"{lane.name}.{len(lane.trace) - 1}{lane.trace[-1][0]}"
+            + (f" at {site_of(lane.trace[-1])}" if lane.trace[-1][1] is not None else "")
+            for lane in list(self.lanes.values())
+            if lane.trace
+        ]
+        return (
+            f"last point of each lane: {', '.join(found[:SHOWN_LANES])}" if found else "no point was passed"
+        )
 
     def traces(self) -> dict[str, list[Mark]]:
         """What each lane has passed so far."""

@@ -24,7 +24,7 @@ from cancel_token._errors import Cancelled
 from cancel_token._token import CancelToken
 from cancel_token.testing import leaks
 from cancel_token.testing._outcomes import Limits, Outcome, Raised
-from cancel_token.testing._places import is_internal
+from cancel_token.testing._places import is_internal, place_of_thread
 from cancel_token.testing._points import Kind, Lane, Recording, Runaway, here
 from cancel_token.testing._probe import counted_threads
 
@@ -63,6 +63,7 @@ class Runtime(ABC):
         self.limits = limits
         self.cancel_called = False
         self.hung = False
+        self.stood = ""  # where its thread did when it had taken too long
 
     @classmethod
     def host(cls) -> AbstractContextManager[Any]:  # Any: each runtime knows its own
@@ -183,8 +184,8 @@ class LoopRuntime(Runtime):
         self.wake_up(cancel)
         done.acquire(timeout=self.limits.freeze_seconds)  # it may stand still itself
 
-    def _overdue(self) -> None:
-        self.hung = True
+    def _overdue(self, place: str) -> None:
+        self.hung, self.stood = True, place
         self.token.cancel_soon("the attempt hangs")
         self.wake_up(self.free)
 
@@ -306,8 +307,10 @@ def where(coroutine: Any, waited: set[tuple[str, int]]) -> tuple[CodeType | None
     return found
 
 
-def within(limits: Limits, seconds: float, fn: Callable[[], T], free: Callable[[], object]) -> T:
+def within(limits: Limits, seconds: float, fn: Callable[[], T], free: Callable[[str], object]) -> T:
     """Call it in a thread of its own; if it takes too long, ask for its end by `free`, and wait for that.
+
+    `free` is told where the thread stands.
 
     Raises:
         Stuck: It has not ended then.
@@ -320,10 +323,11 @@ def within(limits: Limits, seconds: float, fn: Callable[[], T], free: Callable[[
     worker.start()
     worker.join(seconds)
     if worker.is_alive():
-        free()
+        free(place_of_thread(worker.ident))
         worker.join(limits.cancel_seconds)
         if worker.is_alive():
-            raise Stuck("an attempt hangs and cannot be freed")
+            place = place_of_thread(worker.ident)
+            raise Stuck("an attempt hangs and cannot be freed" + (f", at {place}" if place else ""))
     if raised:
         raise raised[0]
     return results[0]

@@ -36,8 +36,8 @@ class BlockingRuntime(Runtime):
             return self._call(call)
         return within(self.limits, seconds, lambda: self._call(call), self._free)
 
-    def _free(self) -> None:
-        self.hung = True
+    def _free(self, place: str) -> None:
+        self.hung, self.stood = True, place
         self.recording.open = False  # what it does from here on counts for nothing
         self.token.cancel_soon("the attempt hangs")
 

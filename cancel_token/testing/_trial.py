@@ -141,7 +141,11 @@ class Trial(Generic[S]):
         Raises:
             Stuck: It hangs and could not be freed.
         """
-        error, outcome = self._perform()  # the subject and the loop are gone when it returns
+        try:
+            error, outcome = self._perform()  # the subject and the loop are gone when it returns
+        except Stuck as stuck:
+            plan = self._fired_plan()
+            raise Stuck(f"{plan.id} {plan.site}: {stuck}; {self.recording.last_points()}") from None
         self._join_cancellers()
         self.breaches += [Breach(f"leak of {text.partition(':')[0]}", text) for text in self.watch.look()]
         verdict: Verdict = "PASS"
@@ -152,9 +156,7 @@ class Trial(Generic[S]):
         elif len(self.recording.fired) < len(self.plan.points):
             verdict = "UNRESOLVED"
             self.note = self.recording.diverged or "the point was not met"
-        plan = attrs.evolve(
-            self.plan, points=tuple(self.recording.fired), fingerprint=self.recording.fingerprint
-        )
+        plan = self._fired_plan()
         if verdict == "UNRESOLVED":  # the point it was meant for, and the way that would have led there
             plan = self.plan
             if self.recording.expected is not None:
@@ -170,6 +172,10 @@ class Trial(Generic[S]):
             note=self.note,
             after=After() if outcome is None else outcome.after,
         )
+
+    def _fired_plan(self) -> Plan:
+        recording = self.recording
+        return attrs.evolve(self.plan, points=tuple(recording.fired), fingerprint=recording.fingerprint)
 
     def _perform(self) -> tuple[str, Outcome | None]:
         self._runtime = runtime_of(self.plan.backend)(
@@ -272,7 +278,10 @@ class Trial(Generic[S]):
             self.breaches.append(Breach("cancel raised", repr(self.recording.cancel_error)))
             self.recording.cancel_error = None  # its traceback holds the subject
         if outcome.kind == "hung":  # whatever the oracle thinks of it; its subject is in the middle of things
-            self.breaches.append(Breach("hung"))
+            stood = self._runtime.stood
+            self.breaches.append(
+                Breach("hung", (f"stood at {stood}\n" if stood else "") + self.recording.last_points())
+            )
             return ""
         limits, after = self.scenario.limits, outcome.after  # nothing, where nothing was cancelled
         for unit, took, limit in (

@@ -555,6 +555,10 @@ def test_a_task_that_waits_for_what_never_comes_hangs(backend: Backend) -> None:
     assert ["before", "check", "park"] == [
         failure.attempts[0].plan.points[0].kind for failure in report.failures
     ]
+    line = run.__code__.co_firstlineno + 5
+    assert {f"park at test_loops.py:{line} {run.__qualname__}"} == {
+        failure.detail.partition(".")[2].lstrip("0123456789") for failure in report.failures
+    }
 
 
 @on_each_loop

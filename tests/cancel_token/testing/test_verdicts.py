@@ -523,6 +523,26 @@ def test_work_that_blocks_for_ever_hangs_and_is_freed_by_its_token() -> None:
     assert "FAIL" == report.verdict
 
 
+PATIENT = Limits(seconds=1, cancel_seconds=0.01)  # it has long come to where it hangs
+
+
+def test_a_hang_says_where_its_thread_stood_and_what_it_had_passed() -> None:
+    def run(box: Box, token: CancelToken) -> None:
+        token.check()
+        if box.open:
+            token.wait()
+
+    def stop(box: Box, token: CancelToken) -> None:
+        box.open = True
+
+    report = explore(Box, run, anything_goes, limits=PATIENT, at=["check"], stop=stop)
+
+    (failure,) = report.failures
+    line = f"test_verdicts.py:{run.__code__.co_firstlineno + 3} {run.__qualname__}"
+    assert f"stood at {line}\nlast point of each lane: 0.2park at {line}" == failure.detail
+    assert f"\n  stood at {line}\n" in str(report)
+
+
 def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
     free = threading.Event()
 
@@ -531,13 +551,18 @@ def test_an_attempt_that_cannot_be_freed_ends_the_exploration() -> None:
         if token.cancelled:
             free.wait()
 
-    limits = Limits(seconds=0.01, cancel_seconds=0.01)
-    report = explore(Box, run, anything_goes, limits=limits, at=["check"])
+    report = explore(Box, run, anything_goes, limits=PATIENT, at=["check"])
     free.set()
 
     assert "ERROR" == report.verdict
     assert report.run < report.planned
-    assert "cannot be freed" in str(report)
+    first = run.__code__.co_firstlineno
+    check, wait = (f"test_verdicts.py:{first + n} {run.__qualname__}" for n in (2, 3))
+    assert report.errors[0].startswith("ct1:sync:0.2check~")
+    assert report.errors[0].endswith(
+        f" {check}: an attempt hangs and cannot be freed, at {wait}; "
+        f"last point of each lane: 0.2check at {check}; the exploration ended there"
+    )
 
 
 def test_junit_is_told_of_what_is_unresolved_or_broken() -> None:
