@@ -6,7 +6,7 @@ from contextvars import Context
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
 from aiwrapper._core.budget import Budget
 from aiwrapper._core.conversation import Conversation, State, continue_, settle
@@ -45,14 +45,14 @@ class Beginning:
     """
 
     message: UserMessageAdded | None
-    token: CancelToken | None = field()
+    token: CancelToken | None
     conversation: Conversation | None
     sink: Sink | None
     subscribers: tuple[Sink, ...]
 
-    @token.validator
-    def _check_token(self, attribute: object, token: object) -> None:
-        if not isinstance(token, CancelToken | None):
+    def __attrs_post_init__(self) -> None:
+        token: object = self.token  # whatever a program without types has passed
+        if token is not None and not isinstance(token, CancelToken):
             raise TypeError(f"a run is stopped by a CancelToken, and {token!r} is none")
 
 
