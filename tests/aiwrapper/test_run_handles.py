@@ -655,13 +655,15 @@ def test_an_agent_can_be_a_tool_of_another(world: World) -> None:
     assert researcher.conversation.messages == ()  # each call is a conversation of its own
 
 
-def test_stopping_an_agent_stops_the_agents_that_are_its_tools(world: World) -> None:
+@pytest.mark.parametrize("in_the_hand", [True, False])
+def test_stopping_an_agent_stops_the_agents_that_are_its_tools(world: World, in_the_hand: bool) -> None:
     recording, hold = silent_after(b'"Hel"')
     inner = RecordedTransport([recording])
     runs: SimpleQueue[HandleFace] = SimpleQueue()
     researcher = world.recorded_agent(inner)
     agent = world.recorded_agent(
-        said(asking("research"), HELLO), [researcher.as_tool("research", "Looks up.", started=runs.put)]
+        said(asking("research"), HELLO),
+        [researcher.as_tool("research", "Looks up.", started=runs.put if in_the_hand else None)],
     )
     run = agent.start("Go")
     hold.reached.wait()
@@ -670,26 +672,10 @@ def test_stopping_an_agent_stops_the_agents_that_are_its_tools(world: World) -> 
 
     assert outcomes(result) == ["interrupted_running"]
     assert inner.open_now == 0
-    stopped = runs.get().wait()
-    assert stopped.stop is not None
-    assert (stopped.stop.reason, stopped.stop.message) == ("user", "enough")
-    assert agent.run("Go on").status == "completed"
-
-
-def test_stopping_an_agent_stops_its_tools_agents_that_nobody_has_in_the_hand(world: World) -> None:
-    recording, hold = silent_after(b'"Hel"')
-    inner = RecordedTransport([recording])
-    researcher = world.recorded_agent(inner)
-    agent = world.recorded_agent(
-        said(asking("research"), HELLO), [researcher.as_tool("research", "Looks up.")]
-    )
-    run = agent.start("Go")
-    hold.reached.wait()
-    run.stop("enough")
-    result = run.wait()
-
-    assert outcomes(result) == ["interrupted_running"]
-    assert inner.open_now == 0
+    if in_the_hand:
+        stopped = runs.get().wait()
+        assert stopped.stop is not None
+        assert (stopped.stop.reason, stopped.stop.message) == ("user", "enough")
     assert agent.run("Go on").status == "completed"
 
 
