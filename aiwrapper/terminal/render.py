@@ -7,6 +7,7 @@ or answer for the user, so everything from outside passes `printable` first.
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from math import ceil
 from types import MappingProxyType, TracebackType
 from typing import Self, assert_never
@@ -57,8 +58,9 @@ def _lines(text: str) -> list[str]:
     return [line + "\n" for line in text.split("\n")[:-1]] + text.split("\n")[-1:]
 
 
-def _new_parser() -> MarkdownIt:
-    """A parser of all the Markdown that rich draws. Rich's own takes HTML for markup, and draws nothing of it."""
+@cache  # each drawing parses, and making the parser takes a quarter of the time of that
+def _parser() -> MarkdownIt:
+    """The parser of all the Markdown that rich draws. Rich's own takes HTML for markup, and draws nothing of it."""
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
     # A definition `[label]: address` would be drawn nowhere, and blocks that are printed already never hear of it.
     parser.disable("reference")
@@ -82,7 +84,7 @@ class _Markdown(Markdown):
     def __init__(self, text: str) -> None:
         super().__init__("")
         self.markup = text
-        self.parsed: list[Token] = _new_parser().parse(text)
+        self.parsed: list[Token] = _parser().parse(text)
 
 
 class _Lines:
@@ -147,7 +149,6 @@ class MarkdownStream:
         self._console = console
         self._clock = clock
         self._draw_again_at = clock()
-        self._parser = _new_parser()
         self._open = ""  # everything from the start of the last block on
         self._is_code = False  # the last block is a fenced one
         self._live: Live | None = None
@@ -189,7 +190,7 @@ class MarkdownStream:
             self._live = None
 
     def _print_finished_blocks(self) -> None:
-        blocks = [token for token in self._parser.parse(self._open) if token.level == 0 and token.map]
+        blocks = [token for token in _parser().parse(self._open) if token.level == 0 and token.map]
         self._is_code = bool(blocks) and blocks[-1].type == "fence"
         last = blocks[-1] if len(blocks) > 1 else None
         if last is None or last.map is None:

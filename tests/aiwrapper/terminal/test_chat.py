@@ -45,18 +45,23 @@ def stop_in_mid_answer(terminal: Terminal, provider: FakeProvider) -> None:
     terminal.wait_for_prompt()
 
 
+def go_on_and_leave(terminal: Terminal, provider: FakeProvider) -> None:
+    """The next message is answered, and Ctrl-D ends the chat as it should."""
+    provider.add(Turn((Say(("Gladly.",)),)))
+    terminal.type("Go on, please")
+    terminal.wait_for("Gladly.")
+    terminal.wait_for_prompt()
+    terminal.press(CTRL_D)
+
+    assert terminal.wait_for_exit() == 0
+
+
 def test_ctrl_c_stops_the_answer_and_the_next_message_goes_on(provider: FakeProvider, tmp_path: Path) -> None:
     with chat(provider, tmp_path) as terminal:
         terminal.wait_for_prompt()
         stop_in_mid_answer(terminal, provider)
         after_the_stop = terminal.lines
-        provider.add(Turn((Say(("Gladly.",)),)))
-        terminal.type("Go on, please")
-        terminal.wait_for("Gladly.")
-        terminal.wait_for_prompt()
-        terminal.press(CTRL_D)
-
-        assert terminal.wait_for_exit() == 0
+        go_on_and_leave(terminal, provider)
     assert "■ stopped" in after_the_stop
     assert any(line.startswith("Once upon") for line in after_the_stop)
     assert "you> Tell me a story" in after_the_stop
@@ -290,13 +295,7 @@ def test_a_line_typed_before_ctrl_c_is_not_sent(provider: FakeProvider, tmp_path
             terminal.press("Never mind\n" + CTRL_C)
             terminal.wait_for("stopped")
         terminal.wait_for_prompt()
-        provider.add(Turn((Say(("Gladly.",)),)))
-        terminal.type("Go on, please")
-        terminal.wait_for("Gladly.")
-        terminal.wait_for_prompt()
-        terminal.press(CTRL_D)
-
-        assert terminal.wait_for_exit() == 0
+        go_on_and_leave(terminal, provider)
     assert "Never mind" not in str(provider.requests[-1].body)
 
 
